@@ -1,0 +1,1 @@
+"""Moving messages: transports behind one contract."""

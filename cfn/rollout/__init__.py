@@ -1,0 +1,1 @@
+"""Phases 1-3: steps, criteria, reports, and the sites they run on."""

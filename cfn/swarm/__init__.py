@@ -1,0 +1,1 @@
+"""Agents as a team: topologies, coordinators, runs."""
