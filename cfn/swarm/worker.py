@@ -85,8 +85,8 @@ class Worker:
             if ready.get(self._lifeline, 0) & HANG_UP:
                 self._die(mailbox)
             mailbox.drain_bell()
-            for delivery in mailbox.receive(0.0, 16):
-                self._handle(mailbox, delivery)
+            for delivery in mailbox.receive(0.0, 16, control_only=True):  # its inbox belongs to its command
+                self._handle(delivery)
             if self._job is not None:
                 outcome = self._job.step()
                 if outcome is not None:
@@ -98,19 +98,16 @@ class Worker:
                     loop.sync(watched, fds)
                     watched = fds
 
-    def _handle(self, mailbox: Mailbox, delivery: Delivery) -> None:
+    def _handle(self, delivery: Delivery) -> None:
         message = delivery.message
-        if message.sender != self._coordinator or message.type not in ("task", "stop", "cancel"):
-            delivery.release(1.0)  # for the command: it may `cfn receive` its own mail
-            return
         delivery.ack()
-        if message.type == "stop":
+        if message.type in ("stop", "shutdown"):
             self._leaving = True
         elif message.type == "cancel":
             self._cancelled = self._leaving = True
             if self._job is not None:
                 self._job.terminate()
-        else:
+        elif message.type == "task" and message.sender == self._coordinator:
             self._begin(Task(**message.payload["task"]), int(message.payload["attempt"]))
 
     def _begin(self, task: Task, attempt: int) -> None:
