@@ -11,12 +11,14 @@ Three shapes, told by their depth, the number of coordinating levels with the ma
 "100-708 agents", and to scale "width (more coordinators) before depth"; with 100 workers a team, 1000 agents are 10
 coordinators, still inside its mesh limit of 15-20. Naming teams or several coordinators makes auto at least hybrid.
 
-Fan-out of a tree: N coordinators on top (the setting, 7; not more than a quarter of the agents), then the smallest number of
-children at each level below, from 2 to 20, for which no leaf has more than 50 workers; when depth 3 is not enough the top is
-widened to 20, and then a level is added. 2000 agents are 7 teams of 6 leaves of 47-48 workers: 2050 processes.
+Fan-out of a tree: N coordinators on top (the setting, 7; not more than a quarter of the agents), then the smallest
+number of children at each level below, from 2 to 20, for which no leaf has more than 50 workers; when depth 3 is not
+enough the top is widened to 20, and then a level is added. 2000 agents are 7 teams of 6 leaves of 47-48 workers: 2050
+processes.
 
-Names are made here and nowhere else. On the bus an agent is ``<run>.<name>``; with a run id of up to 12 characters that is a
-legal agent id, unique without regard to case. Cost: 2 µs a coordinator; workers are numbers until somebody asks.
+Names are made here and nowhere else. On the bus an agent is ``<run>.<name>``; with a run id of up to 12 characters
+that is a legal agent id, unique without regard to case. Cost: 2 µs a coordinator; workers are numbers until somebody
+asks.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class Plan:
 
 
 def worker_name(node: Node, n: int) -> str:
-    """Name of the `n`-th worker (from 1) of a coordinator: ``coord-a.w001``; of the master in a flat swarm: ``w001``."""
+    """Name of the `n`-th worker (from 1) of a coordinator: ``coord-a.w001``; of a flat swarm's master: ``w001``."""
     return f"w{n:03d}" if node.name == MASTER else f"{node.name}.w{n:03d}"
 
 
@@ -128,14 +130,14 @@ def plan(
 ) -> Plan:
     """The plan for `agents` workers.
 
-    What is given explicitly holds; what is None comes from `settings` (None: the defaults of the table) and gives way: the
-    default number of coordinators is lowered to the number of agents and raised until no team has more than
+    What is given explicitly holds; what is None comes from `settings` (None: the defaults of the table) and gives
+    way: the default number of coordinators is lowered to the number of agents and raised until no team has more than
     `workers_per_coordinator`. More coordinators than agents are never made, whoever asked: an idle coordinator helps
-    nobody. ``max_agents`` is a limit where somebody set it; its default bounds only how many agents a run gets that asks
-    for no number.
+    nobody. ``max_agents`` is a limit where somebody set it; its default bounds only how many agents a run gets that
+    asks for no number.
 
-    Raises: :class:`~cfn.errors.UsageError` for numbers below 1, numbers that contradict each other, and names of teams that
-    are illegal, repeated, or more than there are agents.
+    Raises: :class:`~cfn.errors.UsageError` for numbers below 1, numbers that contradict each other, and names of
+    teams that are illegal, repeated, or more than there are agents.
     """
     agents = _count("agents", agents)
     coordinators = None if coordinators is None else _count("coordinators", coordinators)
@@ -144,9 +146,13 @@ def plan(
     _check_limit(agents, settings)
     if names is not None:
         if coordinators is not None and coordinators != len(names):
-            raise UsageError(f"--coordinators {coordinators} contradicts the {len(names)} names of --teams: give one of them")
+            raise UsageError(
+                f"--coordinators {coordinators} contradicts the {len(names)} names of --teams: give one of them"
+            )
         if len(names) > agents:
-            raise UsageError(f"--teams names {len(names)} teams, --agents {agents} cannot staff them: each needs one agent")
+            raise UsageError(
+                f"--teams names {len(names)} teams, --agents {agents} cannot staff them: each needs one agent"
+            )
         coordinators = len(names)
     shape, depth = _shape(topology, agents, coordinators, names, depth)
     if shape == "flat":
@@ -224,7 +230,8 @@ def _tree_fans(
     if most is not None and width * fan**levels * leaf < agents:
         raise UsageError(
             f"a tree of depth {levels + 2} with {width} coordinators on top and at most {most} workers a leaf "
-            f"(--workers-per-coordinator) carries {width * fan**levels * leaf} agents, not {agents}: raise --depth or one of them"
+            f"(--workers-per-coordinator) carries {width * fan**levels * leaf} agents, not {agents}: "
+            "raise --depth or one of them"
         )
     return width, [fan] * levels
 
@@ -278,10 +285,13 @@ def _team_names(teams: Sequence[str]) -> list[str]:
     for team in teams:
         if not isinstance(team, str) or not _TEAM.match(team):
             raise UsageError(
-                f"--teams: {str(team)[:60]!r} is not a name for a team: use 1-32 of A-Z a-z 0-9 _ -, starting with a letter or digit"
+                f"--teams: {str(team)[:60]!r} is not a name for a team: use 1-32 of A-Z a-z 0-9 _ -, "
+                "starting with a letter or digit"
             )
         if team.lower() in seen:
-            raise UsageError(f"--teams: {team!r} is there twice ({seen[team.lower()]!r} is the same without regard to case)")
+            raise UsageError(
+                f"--teams: {team!r} is there twice ({seen[team.lower()]!r} is the same without regard to case)"
+            )
         seen[team.lower()] = team
     return list(teams)
 
@@ -292,7 +302,8 @@ def _check_limit(agents: int, settings: Settings | None) -> None:
     source = next(value.source for setting, value in settings.explain() if setting.name == "max_agents")
     if source != "default" and agents > settings.max_agents:
         raise UsageError(
-            f"--agents {agents} is above the limit of {settings.max_agents} agents a run (max_agents, from {source}): raise one of them"
+            f"--agents {agents} is above the limit of {settings.max_agents} agents a run "
+            f"(max_agents, from {source}): raise one of them"
         )
 
 
@@ -302,7 +313,8 @@ def _check_names(made: Plan) -> None:
         name = worker_name(node, max(1, node.workers))
         if len(name) > _NAME_LENGTH:
             raise UsageError(
-                f"the agent name {name!r} has {len(name)} characters, above {_NAME_LENGTH}: use shorter --teams or a smaller --depth"
+                f"the agent name {name!r} has {len(name)} characters, above {_NAME_LENGTH}: "
+                "use shorter --teams or a smaller --depth"
             )
         check_agent_id(f"{'r' * RUN_ID_LENGTH}.{name}")
 
