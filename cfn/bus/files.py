@@ -201,11 +201,26 @@ class DepthRule:
         return cls(sizes[0], step) if linear else cls(0, 0)
 
 
+#: Descriptors of locks that this process holds: a forked child closes them first thing, touching nothing else.
+_locks: set[int] = set()
+
+
+def _forked() -> None:
+    for fd in _locks:
+        os.close(fd)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Lock:
     """A lock file held by this process until it is closed or the process dies, however it dies.
 
     OFD lock where there is one: it belongs to the open file description, so closing another descriptor of the file does not
     drop it (POSIX locks) and only a forked child that keeps the descriptor can hold it longer: children close it first thing.
+    That also allows to hand a lock over: taken before the fork, kept by the child, closed by the parent.
     """
 
     __slots__ = ("fd", "kind", "path")
@@ -214,6 +229,15 @@ class Lock:
         self.path = path
         self.fd = fd
         self.kind = kind
+        _locks.add(fd)
+
+    def leave_to_child(self) -> None:
+        """Before a fork: the next child keeps this one."""
+        _locks.discard(self.fd)
+
+    def adopt(self) -> None:
+        """In that child: it is ours, and not for our children."""
+        _locks.add(self.fd)
 
     @classmethod
     def take(cls, path: str, kind: LockKind) -> Lock | None:
@@ -231,6 +255,7 @@ class Lock:
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            _locks.discard(fd)
             os.close(fd)
 
 

@@ -27,7 +27,6 @@ from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
 from cfn.bus.sequences import Sequences
 from cfn.bus.transitions import AgentFolders
-from cfn.bus.writer import close_after_fork
 from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
 from cfn.message import Lane, Message, encode
 
@@ -68,7 +67,6 @@ class FileMailbox:
         if self._bell is not None:
             self._poll = select.poll()
             self._poll.register(self._bell, select.POLLIN)
-        close_after_fork(self)
 
     # ------------------------------------------------------------ sending
 
@@ -136,6 +134,7 @@ class FileMailbox:
     def _publish(
         self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_s: float, timeout_s: float | None
     ) -> None:
+        self.bus.check_process()
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
         name = self._sender.publish(to, lane, make, count, delay_s, wait_s)
         if self.bus.observers:
@@ -193,6 +192,7 @@ class FileMailbox:
     def receive(
         self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
     ) -> list[Delivery]:
+        self.bus.check_process()
         lease = self.bus.settings.lease if lease_s is None else lease_s
         end: float | None = None
         pause_s = 0.001
@@ -435,10 +435,26 @@ class FileMailbox:
         if bell is not None:
             os.close(bell)
 
-    def abandon(self) -> None:
-        """In a forked child: drop every inherited descriptor, the lock first, and touch nothing on disk."""
+    # ------------------------------------------------------------ from a parent to its forked child
+
+    def leave_to_child(self, reach: str) -> None:
+        """Before the fork. The way to `reach` is opened here, where that copies no pages."""
+        self._sender.reach(reach)
+        self.bus.writer.leave_to_child()
+        if self._alive is not None:
+            self._alive.leave_to_child()
+
+    def adopt(self) -> None:
+        """In the child: from now on this mailbox and its bus are this process's."""
+        self.bus.adopt()
+        if self._alive is not None:
+            self._alive.adopt()
+
+    def hand_over(self) -> None:
+        """In the parent, after the fork: let go of every descriptor, touch nothing on disk."""
         if self._alive is not None:
             self._alive.close()
+        self.bus.writer.hand_over()
         self._end()
 
     def _fenced(self) -> Fenced:

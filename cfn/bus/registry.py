@@ -155,6 +155,18 @@ def read_record(path: str) -> dict[str, Any]:
     return record
 
 
+def set_pid(bus: FileBus, agent: str, pid: int) -> None:
+    """Rewrite agent.json with another pid. An agent that left meanwhile is left alone."""
+    path = bus.agent_path(agent)
+    part = os.path.join(bus.new_dir, f"{agent}~{os.urandom(5).hex()}.json")
+    with contextlib.suppress(FileNotFoundError):
+        _write(part, dump_json({**read_record(path), "pid": pid}))
+        try:
+            os.replace(part, os.path.join(path, "agent.json"))
+        except FileNotFoundError:
+            os.unlink(part)
+
+
 def leave(bus: FileBus, agent: str) -> None:
     """Take the mark of an id with capitals away."""
     if agent != agent.lower():

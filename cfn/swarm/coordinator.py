@@ -31,6 +31,7 @@ from cfn.swarm.worker import wire, work
 
 if TYPE_CHECKING:
     from cfn.bus.filebus import FileBus
+    from cfn.bus.mailbox import FileMailbox
 
 #: From a cancellation to SIGKILL, in a worker's command (its own SIGTERM grace is within it) and for coordinators above.
 CANCEL_GRACE_S: Final = 1.2
@@ -129,6 +130,8 @@ class Coordinator:
         self._report_health()
 
     def _pause_s(self) -> float:
+        if self.crew.starting:
+            return 0.0
         return _SHORT_S if self._up or self.crew.restless or self._kill_at is not None else _TURN_S
 
     def _read_mail(self) -> None:
@@ -232,10 +235,24 @@ class Coordinator:
     def _start_worker(self, agent: str) -> Child:
         args = (agent, self.agent, self.node.team, self.run, self.term, self.body)
         if self._fork:
-            child = children.fork_child(agent, self._lifeline, work, self.bus, *args)
+            child = self._fork_worker(agent, *args)
         else:
             child = children.spawn_child(agent, spawned_worker, self.bus.root, self.bus.settings, *args)
         self._children[child.pid] = child
+        return child
+
+    def _fork_worker(self, agent: str, *args: Any) -> Child:
+        mailbox = self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent)
+        mailbox.leave_to_child(self.agent)
+        try:
+            child = children.fork_child(agent, self._lifeline, forked_worker, mailbox, *args)
+        except OSError:
+            mailbox.adopt()
+            mailbox.remove()
+            mailbox.bus.close()
+            raise
+        mailbox.hand_over()
+        self.bus.set_pid(agent, child.pid)
         return child
 
     def _start_coordinator(self, node: Node) -> Child:
@@ -376,6 +393,12 @@ class Coordinator:
             "status": "healthy",
             "inbox_count": self.bus.count(self.agent),
             "alive": self.crew.alive,
+            **self.losses(),
+        }
+
+    def losses(self) -> dict[str, int]:
+        """Here and below."""
+        return {
             "workers_lost": self.crew.lost + sum(branch.workers_lost for branch in self.branches.all.values()),
             "gaps": self.mailbox.gaps + sum(branch.gaps for branch in self.branches.all.values()),
         }
@@ -444,9 +467,15 @@ def spawned_coordinator(
     coordinate(lifeline, FileBus(root, settings), node, run, parent, body.warm(), term, fork)
 
 
+def forked_worker(lifeline: int, mailbox: FileMailbox, *args: Any) -> None:
+    mailbox.adopt()
+    work(lifeline, mailbox, *args)
+
+
 def spawned_worker(
     lifeline: int, root: str, settings: Any, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
 ) -> None:
     from cfn.bus.filebus import FileBus
 
-    work(lifeline, FileBus(root, settings), agent, coordinator, team, run, term, body.warm())
+    mailbox = FileBus(root, settings).register(agent, role="worker", team=team, run=run, parent=coordinator)
+    work(lifeline, mailbox, agent, coordinator, team, run, term, body.warm())

@@ -287,14 +287,14 @@ class Master(Coordinator):
 
     def finish_report(self) -> Report:
         """After the loop: the numbers."""
-        report, health = self.report_, self.health()
+        report, losses = self.report_, self.losses()
         report.ended = self._why_ended
         report.counts = dict(Counter(status for status, _, _, _ in self._results.values()))
         report.delivered = len(self._results)
         report.delivery_rate = report.delivered / report.tasks if report.tasks else 1.0
         report.failures = self._failures
-        report.workers_lost = health["workers_lost"]
-        report.gaps = health["gaps"]
+        report.workers_lost = losses["workers_lost"]
+        report.gaps = losses["gaps"]
         report.missing = [
             {"task_id": task_id, "reason": self._why_missing(task_id)} for task_id in self._tasks if task_id not in self._results
         ][:_MOST_LISTED]

@@ -238,7 +238,7 @@ class Run(Iterator[Result]):
                 ended = not os.read(self._wake_fd, 4096)
         else:
             time.sleep(min(_LOOK_S, timeout_s))
-        if self._children and children.reap_only(self._children):
+        if not self._lives():
             ended = True
         self._read()
         if ended:
@@ -300,7 +300,12 @@ class Run(Iterator[Result]):
     def cancel(self) -> None:
         """End the run now; go on iterating for what was finished. Harmless when it has ended."""
         if self.report is None:
-            send_cancel(self._bus, self.run_id, lambda: bool(self._children))
+            with contextlib.suppress(AgentGone):  # it ended by itself this instant
+                send_cancel(self._bus, self.run_id, self._lives)
+
+    def _lives(self) -> bool:
+        children.reap_only(self._children)
+        return bool(self._children)
 
     def __enter__(self) -> Run:
         return self

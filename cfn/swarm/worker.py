@@ -22,26 +22,27 @@ from cfn.swarm.loop import HANG_UP, Loop
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
-    from cfn.bus.filebus import FileBus
+    from cfn.bus.mailbox import FileMailbox
 
 _RETRY_S: Final = 0.01  # between two tries at a full inbox of the coordinator
 
 
-def work(lifeline: int, bus: FileBus, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body) -> None:
-    """The whole life of a worker process; `bus` is the coordinator's, inherited over a fork."""
-    mine = bus.reborn()
-    worker = Worker(mine, lifeline, agent, coordinator, team, run, term, body)
-    worker.live()
-    mine.close()
+def work(
+    lifeline: int, mailbox: FileMailbox, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+) -> None:
+    """The whole life of a worker process, in a mailbox that its coordinator registered for it (or it itself)."""
+    Worker(mailbox, lifeline, agent, coordinator, team, run, term, body).live()
+    mailbox.bus.close()
 
 
 class Worker:
     """See the module."""
 
     def __init__(
-        self, bus: FileBus, lifeline: int, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+        self, mailbox: FileMailbox, lifeline: int, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
     ) -> None:
-        self._bus = bus
+        self._mailbox = mailbox
+        self._bus = mailbox.bus
         self._lifeline = lifeline
         self._agent = agent
         self._coordinator = coordinator
@@ -63,9 +64,7 @@ class Worker:
             CFN_MESSAGE_BASE_DIR=self._bus.root,
             MESSAGE_BASE_DIR=self._bus.root,
         )
-        mailbox = self._bus.register(
-            self._agent, role="worker", team=self._team, run=self._run, parent=self._coordinator
-        )
+        mailbox = self._mailbox
         mailbox.min_term = self._term
         try:
             self._say(mailbox, "ready", {})

@@ -1,0 +1,1 @@
+def fill(command, task, shell=False): return list(command)
