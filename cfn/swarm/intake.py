@@ -8,7 +8,7 @@ A line is a JSON object. ``task_id`` (text or an integer; ``t<line>`` where ther
 ``priority`` and ``timeout_s`` are read, all other keys are the payload. A byte order mark at the start and blank
 lines are skipped.
 
-Cost: 5 µs a line; a million tasks are read in 5 s and take 0.6 GB.
+Cost: 15 µs a line; a million tasks are read in 15 s and take 0.6 GB.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ ID_LENGTH: Final = 255
 #: Room in a message for what stands around a task.
 _ROOM_BYTES: Final = 4096
 _BOM: Final = b"\xef\xbb\xbf"
+#: 1e999 can be read as an infinity, which nothing could say again as JSON.
+_MAYBE_INFINITE: Final = re.compile(rb"\d[eE]|\d{300}")
 _READ: Final = frozenset(("task_id", "team", "role", "priority", "timeout_s"))
 
 
@@ -47,7 +50,8 @@ def from_file(path: str, *, skip_bad: bool = False, limit_bytes: int = 1 << 20) 
     Raises: :class:`~cfn.errors.UsageError` when it cannot be read; as :func:`from_lines`.
     """
     if path == "-":
-        return from_lines(_bounded(sys.stdin.buffer, limit_bytes), "stdin", skip_bad=skip_bad, limit_bytes=limit_bytes)
+        lines = _bounded(sys.stdin.buffer, limit_bytes)
+        return from_lines(lines, "stdin", skip_bad=skip_bad, limit_bytes=limit_bytes)
     try:
         with open(path, "rb") as file:
             return from_lines(_bounded(file, limit_bytes), path, skip_bad=skip_bad, limit_bytes=limit_bytes)
@@ -55,9 +59,7 @@ def from_file(path: str, *, skip_bad: bool = False, limit_bytes: int = 1 << 20) 
         raise UsageError(f"cannot read the tasks in {path!r}: {error.strerror}", source=path) from None
 
 
-def from_lines(
-    lines: Iterable[bytes], source: str, *, skip_bad: bool = False, limit_bytes: int = 1 << 20
-) -> Intake:
+def from_lines(lines: Iterable[bytes], source: str, *, skip_bad: bool = False, limit_bytes: int = 1 << 20) -> Intake:
     """Tasks out of JSON lines.
 
     Raises: :class:`~cfn.errors.TaskError` for the first line that is no task or repeats an id; with `skip_bad` such
@@ -114,8 +116,13 @@ def _bounded(file: IO[bytes], limit_bytes: int) -> Iterator[bytes]:
 
 def _task(raw: bytes, line: int, source: str, limit_bytes: int, number: int) -> Task:
     if len(raw) > limit_bytes - _ROOM_BYTES:
-        most = f"{limit_bytes - _ROOM_BYTES} bytes, the most that fit into a message (CFN_MAX_MESSAGE_BYTES)"
-        _refuse(source, line, f"the task has more than {most}: write the content to a file and give its path")
+        most = limit_bytes - _ROOM_BYTES
+        _refuse(
+            source,
+            line,
+            f"the task has more than {most} bytes, which do not fit into a message (CFN_MAX_MESSAGE_BYTES): "
+            "write the content to a file and give its path",
+        )
     try:
         data = load_json(raw)
     except BadMessage as error:
@@ -130,10 +137,11 @@ def _task(raw: bytes, line: int, source: str, limit_bytes: int, number: int) -> 
         timeout_s=_timeout(data.get("timeout_s"), line, source),
         number=number,
     )
-    try:
-        dump_json(task.payload)
-    except BadMessage as error:  # 1e999 can be read; nothing could say it again
-        _refuse(source, line, f"the payload is {error}")
+    if _MAYBE_INFINITE.search(raw):
+        try:
+            dump_json(task.payload)
+        except BadMessage as error:
+            _refuse(source, line, f"the payload is {error}")
     return task
 
 

@@ -79,5 +79,5 @@ def _checked(key: str, value: Any, task: Task) -> str:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise TaskError(f"task {task.task_id!r}: the value of {key!r} holds a lone surrogate, not Unicode text") from None
+        raise TaskError(f"task {task.task_id!r}: the value of {key!r} holds a lone surrogate, no text") from None
     return text
