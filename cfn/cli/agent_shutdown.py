@@ -62,7 +62,7 @@ def _end(args: argparse.Namespace, bus: Bus, info: AgentInfo) -> int:
         time.sleep(_POLL_S)
     if left and not args.force and args.timeout is None:
         raise StillThere(
-            f"{args.agent} still has {left} message{'s' * (left > 1)}: receive and ack them, wait with --timeout S, "
+            f"{args.agent} still has {_messages(left)}: receive and ack them, wait with --timeout S, "
             "or bury them with --force",
             agent=args.agent,
             left=left,
@@ -94,7 +94,11 @@ def _report(args: argparse.Namespace, *, told: bool, buried: int) -> None:
     if args.json:
         emit({"agent": args.agent, "removed": True, "coordinator_told": told, "buried": buried})
     else:
-        say(f"{args.agent} is gone" + (f"; {buried} messages buried as agent-gone (`cfn bus dead`)" if buried else ""))
+        say(f"{args.agent} is gone" + (f"; {_messages(buried)} buried as agent-gone (`cfn bus dead`)" if buried else ""))
+
+
+def _messages(number: int) -> str:
+    return f"{number} message{'s' if number != 1 else ''}"
 
 
 class StillThere(CfnError):

@@ -9,7 +9,8 @@ A command module has ``configure(parser)`` and ``run(args) -> int``. One that ru
 ``TAKES_COMMAND = True``: what follows the first ``--`` is then ``args.command`` (a list) and argparse never sees it.
 Every command has ``--json``, ``--bus DIR`` and ``--debug``; a module may define them anew for itself.
 
-Cost: this module, its table and argparse are 4 ms over the bare interpreter; the bus that a verb opens is the rest.
+Cost (CPython 3.11): the interpreter 10 ms, typing 10 ms, this module with its table, argparse and a command 4 ms; the bus that
+a verb opens is the rest (35 ms).
 """
 
 from __future__ import annotations
