@@ -243,23 +243,34 @@ class FileMailbox:
         if name is None:
             self._quarantine(folder, text)
             return None
-        if name.ready_at > self.bus.now():
-            self._soonest = min(self._soonest or name.ready_at, name.ready_at)
+        if self._delayed(name):
             return None
         return self._take(folder, text, name, lease_s)
+
+    def _delayed(self, name: Name) -> bool:
+        """Whether it is not due yet; the earliest of those ends the next wait."""
+        if name.ready_at <= self.bus.now():
+            return False
+        self._soonest = min(self._soonest or name.ready_at, name.ready_at)
+        return True
 
     def _from_inbox(self, limit: int, lease_s: float) -> list[Delivery]:
         folder = self.folders["inbox"]
         out: list[Delivery] = []
+        listed = False
         while len(out) < limit:
             if not self._queue or self._budget <= 0:
-                if out and not self._queue:
-                    break  # hand over what is there; the next call lists again
+                if not self._queue and (out or listed):
+                    break  # hand over what is there; the next call lists again. What is only delayed must not be listed for ever
                 self._relist(folder)
+                listed = True
                 if not self._queue:
                     break
             text = self._queue[-1]
             name = names.parse(text)
+            if name is not None and self._delayed(name):
+                self._queue.pop()  # not counted: a budget spent on these would list them again and never pass them
+                continue
             if name is not None and self._skips(name) and self._look_again(folder, name):
                 continue
             self._queue.pop()
