@@ -177,7 +177,7 @@ def test_an_installed_cfn_becomes_a_wheel_again(agent_image: str) -> None:
         packed = crew.execute("one", ["python", "-c", pack])
         assert packed.exit_code == 0, packed
         assert packed.stdout.startswith("None /tmp/cfn_swarm-")
-        install = "python -m pip install --no-index --no-deps --target /tmp/again".split()
+        install = ["python", "-m", "pip", "install", "--no-index", "--no-deps", "--target", "/tmp/again"]
         again = crew.execute("one", [*install, packed.stdout.split()[1]])
         assert again.exit_code == 0, again
         compared = crew.execute("one", ["sh", "-c", compare])
