@@ -190,7 +190,9 @@ class FileMailbox:
 
     # ------------------------------------------------------------ receiving
 
-    def receive(self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None) -> list[Delivery]:
+    def receive(
+        self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
+    ) -> list[Delivery]:
         lease = self.bus.settings.lease if lease_s is None else lease_s
         end: float | None = None
         pause_s = 0.001
@@ -199,7 +201,7 @@ class FileMailbox:
             self._beat_if_due()
             self._sweep_if_due()
             out = self._from_control(limit, lease)
-            if len(out) < limit:
+            if len(out) < limit and not control_only:
                 out += self._from_inbox(limit - len(out), lease)
             if out or timeout_s <= 0:
                 return out
