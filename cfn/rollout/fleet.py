@@ -17,7 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -113,10 +113,21 @@ class Fleet:
         # the connection ends before the exit code is known only when the container was killed under the command
         return Ran(-1 if code is None else code, _text(stdout), _text(stderr))
 
-    def every(self, do: Callable[[str], Ran]) -> dict[str, Ran]:
-        """`do` for every container at a time."""
-        with concurrent.futures.ThreadPoolExecutor(len(self._containers) or 1) as pool:
-            return dict(zip(self._containers, pool.map(do, self._containers), strict=True))
+    def every(self, command: Sequence[str]) -> dict[str, Ran]:
+        """Run a command in every container that still runs, in all at a time."""
+        names = [name for name in self._containers if self.runs(name)]
+        with concurrent.futures.ThreadPoolExecutor(len(names) or 1) as pool:
+            return dict(zip(names, pool.map(lambda name: self.execute(name, command), names), strict=True))
+
+    def runs(self, name: str) -> bool:
+        """Whether a container still runs."""
+        from docker.errors import NotFound
+
+        with _told(f"looking at {name}"), contextlib.suppress(NotFound):
+            container = self._containers[name].get_wrapped_container()
+            container.reload()
+            return bool(container.status == "running")
+        return False
 
     def kill(self, *names: str) -> None:
         """SIGKILL to everything in these containers (none named: in all); those that are gone are passed over."""

@@ -47,8 +47,9 @@ def ensure(say: engine.Say = lambda line: None) -> str:
     """
     base = base_image.ensure(BASE, list(PACKAGES), say=say)
     recipe = base_image.recipe("cfn")
-    tag = f"{NAME}:{_content(base, recipe)}"
-    with engine.alone("image"):
+    content = _content(base, recipe)
+    tag = f"{NAME}:{content}"
+    with engine.alone(f"image-{content}"):
         if not base_image.exists(tag):
             say(f"building the image {tag}")
             with tempfile.TemporaryDirectory(prefix="cfn-image-") as context:

@@ -6,13 +6,14 @@ Without an engine or testcontainers they skip and say so; in CI, where both are 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cfn.errors import UnfitHost
-from cfn.rollout import engine, fleet, image
+from cfn.rollout import fleet, image
 
 HERE = Path(__file__).parent
 
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def answering_engine() -> Iterator[None]:
+def answering_engine() -> None:
     """An engine that answers."""
     try:
         fleet.check()
@@ -34,8 +35,6 @@ def answering_engine() -> Iterator[None]:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(str(error))
-    yield
-    engine.sweep(run="test")
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +44,14 @@ def agent_image(answering_engine: None) -> str:
 
 
 @pytest.fixture
-def crew(agent_image: str) -> Iterator[fleet.Fleet]:
+def run_id() -> str:
+    """Nobody else's: other checkouts may test on this engine at the same time."""
+    return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def crew(agent_image: str, run_id: str) -> Iterator[fleet.Fleet]:
     """Two containers, `left` and `right`, on one bus."""
-    with fleet.Fleet("test", agent_image) as made:
+    with fleet.Fleet(run_id, agent_image) as made:
         made.start("left", "right")
         yield made

@@ -16,7 +16,7 @@ HOLD = """
 import time
 from cfn.bus.filebus import FileBus
 bus = FileBus()
-box = bus.register("sitter", run="test")
+box = bus.register("sitter")
 open("/bus/held", "w").close()
 time.sleep(600)
 """
@@ -171,7 +171,7 @@ def test_the_bus_is_private_and_larger_than_the_shared_memory_of_a_container(cre
 
 def test_no_container_is_privileged_or_has_limits_or_a_network_of_its_own(crew: fleet.Fleet) -> None:
     for name in ("left", "right"):
-        facts = json.loads(engine.docker("container", "inspect", f"cfn-test-{name}"))[0]
+        facts = json.loads(engine.docker("container", "inspect", f"cfn-{crew.run}-{name}"))[0]
         host = facts["HostConfig"]
         assert not host["Privileged"]
         assert not host["CapAdd"]
@@ -180,27 +180,27 @@ def test_no_container_is_privileged_or_has_limits_or_a_network_of_its_own(crew: 
         assert facts["Config"]["Labels"].items() >= crew.labels.items()
 
 
-def test_nothing_is_left_when_a_fleet_ends_also_after_an_error(agent_image: str) -> None:
-    with pytest.raises(ZeroDivisionError), fleet.Fleet("test", agent_image) as made:
+def test_nothing_is_left_when_a_fleet_ends_also_after_an_error(agent_image: str, run_id: str) -> None:
+    with pytest.raises(ZeroDivisionError), fleet.Fleet(run_id, agent_image) as made:
         made.start("left")
-        assert engine.docker("volume", "ls", "--quiet", "--filter", "name=cfn-test-bus").split() == ["cfn-test-bus"]
+        assert engine.docker("volume", "ls", "--quiet", "--filter", f"name={made.volume}").split() == [made.volume]
         raise ZeroDivisionError
     for kind in ("container", "volume"):
         every = ["--all"] if kind == "container" else []
-        label = f"label={engine.RUN_LABEL}=test"
+        label = f"label={engine.RUN_LABEL}={run_id}"
         assert engine.docker(kind, "ls", *every, "--quiet", "--filter", label) == ""
 
 
-def test_a_sweep_of_one_run_leaves_its_neighbours_alone(agent_image: str) -> None:
-    with fleet.Fleet("test", agent_image) as one, fleet.Fleet("test2", agent_image) as other:
+def test_a_sweep_of_one_run_leaves_its_neighbours_alone(agent_image: str, run_id: str) -> None:
+    with fleet.Fleet(run_id, agent_image) as one, fleet.Fleet(f"{run_id}x", agent_image) as other:
         one.start("left")
         other.start("left")
-        assert engine.sweep(run="test") == {"container": 1, "network": 0, "volume": 1}
+        assert engine.sweep(run=run_id) == {"container": 1, "network": 0, "volume": 1}
         assert other.execute("left", ["true"]).exit_code == 0
 
 
-def test_a_name_that_is_taken_is_one_line_and_leaves_nothing(agent_image: str) -> None:
-    with fleet.Fleet("test", agent_image) as one:
+def test_a_name_that_is_taken_is_one_line_and_leaves_nothing(agent_image: str, run_id: str) -> None:
+    with fleet.Fleet(run_id, agent_image) as one:
         one.start("left")
         with pytest.raises(engine.EngineError, match=r"starting a container failed: .*already in use") as caught:
             one.start("left")

@@ -36,9 +36,10 @@ def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def name(answering_engine: None) -> Iterator[str]:
-    yield "cfn-test-base"
-    for tag in engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "cfn-test-base").split():
+def name(answering_engine: None, run_id: str) -> Iterator[str]:
+    name = f"cfn-test/{run_id}"
+    yield name
+    for tag in engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", name).split():
         engine.docker("image", "rm", "--force", tag)
 
 
@@ -166,13 +167,13 @@ def test_the_image_is_not_made_twice_and_anew_when_cfn_changes(
         image.ensure()
 
 
-def test_an_installed_cfn_becomes_a_wheel_again(agent_image: str) -> None:
+def test_an_installed_cfn_becomes_a_wheel_again(agent_image: str, run_id: str) -> None:
     pack = (
         "from cfn.rollout import image; import pathlib\n"
         "print(image.checkout(), image.repack(image._distribution(), pathlib.Path('/tmp')))"
     )
     compare = "cd /opt/cfn/lib/python3.11/site-packages && diff -r -x __pycache__ cfn /tmp/again/cfn"
-    with fleet.Fleet("test", agent_image) as crew:
+    with fleet.Fleet(run_id, agent_image) as crew:
         crew.start("one")
         packed = crew.execute("one", ["python", "-c", pack])
         assert packed.exit_code == 0, packed
