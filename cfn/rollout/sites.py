@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
-from cfn.errors import RunError, UnfitHost, UsageError
+from cfn.errors import Exit, RunError, UnfitHost, UsageError
 from cfn.rollout import leftovers, work
 from cfn.swarm.task import Report, Result, Task, TeamReport
 
@@ -62,7 +62,7 @@ class Site(Protocol):
         """Modules of the standard library that the agents of this site see (:func:`cfn.rollout.work.modules` there)."""
 
     def run_step(self, plan: StepPlan, tasks: Sequence[Task]) -> tuple[list[Result], Report]:
-        """Run the swarm to its end. Raises: CfnError when the swarm as a whole could not run or its master was lost."""
+        """Run the swarm to its end. Raises: UnfitHost; RunError when the swarm could not run or its master was lost."""
 
     def expected(self, tasks: Sequence[Task]) -> dict[str, work.Digest]:
         """The direct computation, without the bus, by the interpreter of this site's agents: task id -> answer."""
@@ -127,8 +127,11 @@ class LocalSite:
             ) from None
         finally:
             _end(master)
+        if master.returncode == Exit.INTERRUPTED:
+            raise KeyboardInterrupt
         if master.returncode != 0:
-            raise RunError(
+            kind = UnfitHost if master.returncode == Exit.UNFIT else RunError
+            raise kind(
                 f"the master of run {plan.run_id} ended with {_ending(master.returncode)}: {_last_line(complaint)}",
                 run=plan.run_id,
             )
