@@ -1,7 +1,6 @@
 """What a step must hold, one row a criterion: name, wanted, how it is measured, how the two are compared, and who asks.
 
-A criterion is measured from a :class:`Trial`: the run's results and report, the direct computation of the same tasks, and
-what was found left over after it. Delivery and answers are counted from the results themselves, so that a report that is
+A criterion is measured from a :class:`~cfn.rollout.trial.Trial`. Delivery and answers are counted from the results themselves, so that a report that is
 wrong about its own run is found out. What could not be measured does not hold; only a row marked `where_visible` may stay
 unknown, on a site that cannot see it, and says so.
 """
@@ -11,68 +10,20 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from cfn.rollout.isolation import Isolation
 from cfn.rollout.steps import Phase, Source, Step
-from cfn.rollout.work import Digest, totals
-from cfn.swarm.task import Report, Result, Task
+from cfn.rollout.trial import Trial, Verdict
+from cfn.rollout.work import totals
 
 Comparison = Literal["=", ">=", "<"]
-_COMPARE: Final[Mapping[Comparison, Callable[[Any, Any], bool]]] = {"=": operator.eq, ">=": operator.ge, "<": operator.lt}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of a step's swarm, and what is known about it from outside."""
-
-    step: Step
-    tasks: Sequence[Task]
-    results: Sequence[Result]
-    report: Report
-    expected: Mapping[str, Digest]  # the direct computation
-    orphans: Sequence[str] = ()  # processes and mailboxes found after the run
-    available_bytes: int | None = None  # memory that was available before it
-    open_files: tuple[int, int] | None = None  # the fullest descriptor table of a coordinating process, and its limit
-    sees_files: bool = True  # whether the site can see descriptor tables at all
-
-    @cached_property
-    def answers(self) -> dict[str, Any]:
-        """Task id -> answer, of the first result of each id of the input."""
-        asked = {task.task_id for task in self.tasks}
-        first: dict[str, Any] = {}
-        for result in self.results:
-            if result.task_id in asked:
-                first.setdefault(result.task_id, result.result)
-        return first
-
-    @cached_property
-    def unanswered(self) -> list[str]:
-        return [task.task_id for task in self.tasks if task.task_id not in self.answers]
-
-    @cached_property
-    def wrong(self) -> list[str]:
-        """Tasks whose answer is not the one of the direct computation, those without an answer among them."""
-        return [task.task_id for task in self.tasks if self.answers.get(task.task_id) != self.expected[task.task_id]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """One criterion of one step, measured."""
-
-    criterion: str
-    source: Source
-    wanted: str
-    measured: str
-    passed: bool
-    known: bool = True  # False: this site cannot see it, and that is accepted
-    detail: str = ""
-
-    def __str__(self) -> str:
-        detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.criterion}: wanted {self.wanted} ({self.source}), measured {self.measured}{detail}"
+_COMPARE: Final[Mapping[Comparison, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq,
+    ">=": operator.ge,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +66,7 @@ def _percent(rate: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:g} s" if value == int(value) else f"{value:.2f} s"
+    return f"{value:g} s" if float(value).is_integer() else f"{value:.2f} s"
 
 
 def _mib(value: int) -> str:
@@ -123,7 +74,9 @@ def _mib(value: int) -> str:
 
 
 def _sums(value: Mapping[str, Any]) -> str:
-    return f"{value['lines']:,} lines, {value['bytes']:,} bytes, {value['functions']:,} functions, {value['sha256'][:12]}"
+    return (
+        f"{value['lines']:,} lines, {value['bytes']:,} bytes, {value['functions']:,} functions, {value['sha256'][:12]}"
+    )
 
 
 def _of(value: tuple[int, int]) -> str:
@@ -146,12 +99,20 @@ def _lost(trial: Trial) -> int:
 
 
 def _who_was_lost(trial: Trial) -> str:
-    lost = [*trial.report.coordinators_lost, *([f"{trial.report.workers_lost} workers"] if trial.report.workers_lost else [])]
+    lost = [
+        *trial.report.coordinators_lost,
+        *([f"{trial.report.workers_lost} workers"] if trial.report.workers_lost else []),
+    ]
     return _some(lost)
 
 
 def _failures(trial: Trial) -> str:
-    return _some([f"{failure.get('task_id')} {failure.get('status')}: {failure.get('reason')}" for failure in trial.report.failures])
+    return _some(
+        [
+            f"{failure.get('task_id')} {failure.get('status')}: {failure.get('reason')}"
+            for failure in trial.report.failures
+        ]
+    )
 
 
 def _meshed(phase: Phase, step: Step) -> bool:
@@ -334,22 +295,3 @@ def judge_isolation(isolation: Isolation) -> list[Verdict]:
             for name, worst, shifts in (("task", task, isolation.task), ("finish", finish, isolation.finish))
         ),
     ]
-
-
-@dataclass(kw_only=True)
-class Judged:
-    """A step with its verdicts."""
-
-    step: Step
-    trials: list[Trial] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    isolation: Isolation | None = None
-    wall_s: float = 0.0
-
-    @property
-    def failed(self) -> Verdict | None:
-        return next((verdict for verdict in self.verdicts if not verdict.passed), None)
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.verdicts) and self.failed is None

@@ -115,7 +115,9 @@ def compare(
     finish = [_by_team(run, _finished(run)) for run in runs]
     teams = sorted(task[0])
     if slow_team not in teams or len(teams) < 2:
-        raise ValueError(f"team {slow_team!r} and another one are needed; the first run had {', '.join(teams) or 'none'}")
+        raise ValueError(
+            f"team {slow_team!r} and another one are needed; the first run had {', '.join(teams) or 'none'}"
+        )
     for named in task[1:]:
         if sorted(named) != teams:
             raise ValueError(f"the runs had different teams: {', '.join(teams)} and {', '.join(sorted(named))}")
@@ -163,7 +165,12 @@ def _error(times: list[float]) -> float:
 
 def _plain(shift: Shift) -> dict[str, Any]:
     plain = {name: round(value, 6) for name, value in asdict(shift).items() if name != "team"}
-    return {**plain, "shift_s": round(shift.shift_s, 6), "allowed_s": round(shift.allowed_s, 6), "unchanged": shift.unchanged}
+    return {
+        **plain,
+        "shift_s": round(shift.shift_s, 6),
+        "allowed_s": round(shift.allowed_s, 6),
+        "unchanged": shift.unchanged,
+    }
 
 
 def _ms(seconds: float) -> str:

@@ -66,7 +66,9 @@ def conduct(made: SwarmLike, tasks: list[Task], out: IO[str]) -> None:
         for result in run:
             open_files = open_files or fullest_table()
             print(json.dumps({"result": asdict(result)}), file=out)
-    print(json.dumps({"report": run.report.to_dict(), "open_files": open_files or fullest_table()}), file=out, flush=True)
+    print(
+        json.dumps({"report": run.report.to_dict(), "open_files": open_files or fullest_table()}), file=out, flush=True
+    )
 
 
 def fullest_table() -> tuple[int, int]:

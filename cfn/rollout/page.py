@@ -61,7 +61,7 @@ def _facts(record: Record) -> str:
 
 def _runs(record: Record) -> list[tuple[str, Record]]:
     """Every run with its name; the three of an isolation step are told apart."""
-    named = []
+    named: list[tuple[str, Record]] = []
     for step in record["steps"]:
         parts = ("",) if len(step["runs"]) == 1 else (" before", " beside", " after")
         named.extend((step["step"] + part, run) for part, run in zip(parts, step["runs"], strict=False))
@@ -79,10 +79,18 @@ def _delivery(record: Record) -> str:
     for row, ((name, _), rate) in enumerate(zip(runs, rates, strict=True)):
         full = rate >= 1.0
         chart.label(row, name)
-        chart.dot(row, 100 * rate, "good-dot" if full else "bad-dot", f"{name}: {_percent(rate)}", shape="circle" if full else "cross")
+        chart.dot(
+            row,
+            100 * rate,
+            "good-dot" if full else "bad-dot",
+            f"{name}: {_percent(rate)}",
+            shape="circle" if full else "cross",
+        )
         chart.value(row, 100 * rate, _percent(rate))
     told = "; ".join(f"{name} {_percent(rate)}" for (name, _), rate in zip(runs, rates, strict=True))
-    return chart.render("delivery", "Delivery rate of each run", f"{told}. Reference: at least {bound:.0%}.", "delivered tasks, %")
+    return chart.render(
+        "delivery", "Delivery rate of each run", f"{told}. Reference: at least {bound:.0%}.", "delivered tasks, %"
+    )
 
 
 def _coordination(record: Record) -> str:
@@ -102,9 +110,14 @@ def _coordination(record: Record) -> str:
         chart.value(row, total_s, f"{total_s:.2f} s" + ("" if total_s < bound else " ✗ late"))
     told = "; ".join(f"{name} {total_s:.2f} s" for (name, _), total_s in zip(runs, times, strict=True))
     drawn = chart.render(
-        "coordination", "Coordination time of each run", f"{told}. It must be below {bound:g} s.", "seconds after the first fork"
+        "coordination",
+        "Coordination time of each run",
+        f"{told}. It must be below {bound:g} s.",
+        "seconds after the first fork",
     )
-    return drawn + key([("spawn", "until all agents were alive"), ("work", "tasks and results"), ("bound", "the bound")])
+    return drawn + key(
+        [("spawn", "until all agents were alive"), ("work", "tasks and results"), ("bound", "the bound")]
+    )
 
 
 # ---------------------------------------------------------------- teams
@@ -154,10 +167,19 @@ def _isolation(record: Record) -> Iterator[str]:
             f"{escape(found['slow_team'])} was slowed {found['factor']:g} times. A team that had to wait for it would move "
             f"to the right, towards it.</p>"
         )
-        for kind, what in (("task", "how long a task took"), ("finish", "when a task was finished, from the run's first task")):
-            yield _shifts(step["step"], found["slow_team"], kind, f"Median {kind} time of each team: {what}", found[kind])
+        for kind, what in (
+            ("task", "how long a task took"),
+            ("finish", "when a task was finished, from the run's first task"),
+        ):
+            yield _shifts(
+                step["step"], found["slow_team"], kind, f"Median {kind} time of each team: {what}", found[kind]
+            )
         yield key(
-            [("normal", "normal runs, before and after"), ("beside", "while the team was slow"), ("allowed", "allowed, noise included")]
+            [
+                ("normal", "normal runs, before and after"),
+                ("beside", "while the team was slow"),
+                ("allowed", "allowed, noise included"),
+            ]
         )
 
 
@@ -174,7 +196,13 @@ def _shifts(step: str, slow: str, kind: str, title: str, shifts: Mapping[str, Re
             chart.span(row, normal_s, normal_s + shift["allowed_s"], "allowed")
         for run in ("before_s", "after_s"):
             chart.dot(row, shift[run], "normal", f"team {team}, {run.removesuffix('_s')}: {_ms(shift[run])}")
-        chart.dot(row, shift["beside_s"], "beside", f"team {team}, beside the slow team: {_ms(shift['beside_s'])}", shape="diamond")
+        chart.dot(
+            row,
+            shift["beside_s"],
+            "beside",
+            f"team {team}, beside the slow team: {_ms(shift['beside_s'])}",
+            shape="diamond",
+        )
         change = f"{shift['shift_s'] * 1000:+.0f} ms"
         chart.value(row, max(shift["beside_s"], normal_s + (shift["allowed_s"] if team != slow else 0.0)), change)
     drawn = chart.render(f"{kind}-{step}", title, "; ".join(told) + ".", "seconds")
@@ -193,7 +221,7 @@ def _rows(step: str, verdicts: Sequence[Record], shape: str) -> str:
     rows = []
     for verdict in verdicts:
         held = verdict["passed"]
-        word = ("✓ holds" if verdict["known"] else "– not visible here") if held else "✗ fails"
+        word = ("✓ holds" if verdict["known"] else "? not visible here") if held else "✗ fails"
         detail = f"<small>{escape(verdict['detail'])}</small>" if verdict["detail"] else ""
         asked = "reference" if verdict["source"] == "reference" else "ours"
         rows.append(

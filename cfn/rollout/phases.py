@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from cfn.errors import CfnError, Exit, RunError, UnfitHost
 from cfn.rollout import work
-from cfn.rollout.criteria import Judged, Trial, Verdict, judge, judge_isolation
+from cfn.rollout.criteria import judge, judge_isolation
 from cfn.rollout.isolation import compare
 from cfn.rollout.sites import SeesFiles, Site, StepPlan, new_run_id
 from cfn.rollout.steps import Phase, Slowed, Step
+from cfn.rollout.trial import Judged, Trial, Verdict
 from cfn.swarm.task import Task
 
 FUNCTION: Final = "cfn.rollout.work:digest"
@@ -155,7 +156,8 @@ def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged
     slow_team = teams[len(teams) // 2]
     routed = [replace(task, team=team_of.get(task.task_id)) for task in tasks]
     slow = [
-        replace(task, payload={**task.payload, "slow": slowed.factor}) if task.team == slow_team else task for task in routed
+        replace(task, payload={**task.payload, "slow": slowed.factor}) if task.team == slow_team else task
+        for task in routed
     ]
     for again in (slow, routed):
         judged.trials.append(_trial(phase, step, site, again))
@@ -168,7 +170,9 @@ def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged
 
 
 def _crashed(error: RunError) -> Verdict:
-    return Verdict(criterion="the swarm runs", source="reference", wanted="to its end", measured=str(error), passed=False)
+    return Verdict(
+        criterion="the swarm runs", source="reference", wanted="to its end", measured=str(error), passed=False
+    )
 
 
 # ---------------------------------------------------------------- the table on a terminal

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from cfn import __version__
 from cfn.errors import UnfitPlace
-from cfn.rollout.criteria import Judged, Trial, Verdict
 from cfn.rollout.phases import Outcome
+from cfn.rollout.trial import Judged, Trial, Verdict
 from cfn.rollout.work import totals
 
 FORMAT: Final = 1

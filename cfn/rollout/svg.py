@@ -46,7 +46,9 @@ class Rows:
         """A value written behind a mark at `at`."""
         self._text(self.x(at) + 9, self.y(row) + 4, text, "value", "start")
 
-    def bar(self, row: int, start: float, end: float, kind: str, hint: str, *, lane: tuple[float, float] = (0.2, 0.6)) -> None:
+    def bar(
+        self, row: int, start: float, end: float, kind: str, hint: str, *, lane: tuple[float, float] = (0.2, 0.6)
+    ) -> None:
         """A bar in part of a row: `lane` is its top and its height, as parts of the row's height."""
         top = _TOP + (row + lane[0]) * self.height
         left, right = self.x(start), self.x(end)
@@ -75,16 +77,22 @@ class Rows:
         half = len(text) * _LETTER / 2
         self._text(min(max(x, half), WIDTH - half), _TOP - 10, text, f"{kind}-text", "middle")
 
-    def render(self, name: str, title: str, description: str, axis: str, tell: Callable[[float], str] | None = None) -> str:
+    def render(
+        self, name: str, title: str, description: str, axis: str, tell: Callable[[float], str] | None = None
+    ) -> str:
         """The SVG. `name` must be unique on the page; `axis` names the numbers; `tell` writes one of them."""
         tell = tell or (lambda value: f"{value:g}")
         grid: list[str] = []
         for tick in ticks(self.low, self.high):
             x = self.x(tick)
             grid.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{self._bottom}"/>')
-            grid.append(f'<text class="tick" x="{x:.1f}" y="{self._bottom + 17}" text-anchor="middle">{tell(tick)}</text>')
+            grid.append(
+                f'<text class="tick" x="{x:.1f}" y="{self._bottom + 17}" text-anchor="middle">{tell(tick)}</text>'
+            )
         middle = (_LEFT + WIDTH - _RIGHT) / 2
-        grid.append(f'<text class="tick" x="{middle}" y="{self._bottom + 36}" text-anchor="middle">{escape(axis)}</text>')
+        grid.append(
+            f'<text class="tick" x="{middle}" y="{self._bottom + 36}" text-anchor="middle">{escape(axis)}</text>'
+        )
         return (
             f'<svg role="img" viewBox="0 0 {WIDTH} {self._bottom + _BOTTOM}" aria-labelledby="{name}-title {name}-desc">'
             f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'

@@ -80,14 +80,18 @@ def measure(module: str) -> Digest:
     """Lines, bytes, functions and SHA-256 of one module. Raises: UsageError (not a module of the library), OSError."""
     parts = module.split("/")
     if not module.endswith(".py") or not all(part.removesuffix(".py").isidentifier() for part in parts):
-        raise UsageError(f"{module!r} is not a module of the standard library: use a relative path such as json/decoder.py")
+        raise UsageError(
+            f"{module!r} is not a module of the standard library: use a relative path such as json/decoder.py"
+        )
     with open(os.path.join(root(), *parts), "rb") as file:
         source = file.read()
     return {
         "module": module,
         "lines": len(source.splitlines()),
         "bytes": len(source),
-        "functions": sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source))),
+        "functions": sum(
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source))
+        ),
         "sha256": hashlib.sha256(source).hexdigest(),
     }
 
