@@ -150,8 +150,12 @@ class Mailbox(Protocol):
     ) -> Message:
         """Send and wait for the answer (it is acked). Other messages stay in the inbox. Raises as `send`, and NoReply."""
 
-    def receive(self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None) -> list[Delivery]:
+    def receive(
+        self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
+    ) -> list[Delivery]:
         """Claim up to `limit` deliveries: control first, then by due time with aging. Empty after `timeout_s`.
+
+        `control_only` leaves everything but the control lane where it is.
 
         Expired, malformed, fenced and over-delivered messages are buried on the way. Raises: Fenced when the mailbox is gone.
         """
@@ -206,6 +210,9 @@ class Bus(Protocol):
 
     def is_alive(self, agent: str) -> bool:
         """Whether a process holds the agent's `alive` lock now. False also when there is no such agent."""
+
+    def beat_age_s(self, agent: str) -> float | None:
+        """Seconds of bus time since the agent's last heartbeat; None when there is no such agent or it is ephemeral."""
 
     def count(self, agent: str, box: Box = "inbox") -> int:
         """Files (a batch is one) in that box. Raises: AgentGone."""
