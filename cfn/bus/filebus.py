@@ -74,6 +74,16 @@ class FileBus:
         self._mailboxes: list[FileMailbox] = []
         close_after_fork(self)
 
+    def reborn(self) -> FileBus:
+        """This bus for a forked child: what was probed is kept, writer, descriptors and observers are its own. 3 µs."""
+        bus = FileBus.__new__(FileBus)
+        bus.__dict__.update(self.__dict__)
+        bus.writer = Writer(self.w_dir, self.caps.lock)
+        bus.observers = []
+        bus._mailboxes = []
+        close_after_fork(bus)
+        return bus
+
     # ------------------------------------------------------------ mailboxes
 
     def register(
@@ -154,6 +164,10 @@ class FileBus:
 
     def is_alive(self, agent: str) -> bool:
         return registry.is_alive(self, check_agent_id(agent))
+
+    def beat_age_s(self, agent: str) -> float | None:
+        """Bus seconds since the agent's last heartbeat; None when there is no such agent or it is ephemeral."""
+        return registry.beat_age_s(self, check_agent_id(agent))
 
     def count(self, agent: str, box: Box = "inbox") -> int:
         folders = self.folders(agent)

@@ -219,6 +219,14 @@ def is_alive(bus: FileBus, agent: str) -> bool:
     return beat_us > 0 and bus.now() - beat_us < 3 * bus.settings.heartbeat * 1e6
 
 
+def beat_age_s(bus: FileBus, agent: str) -> float | None:
+    try:
+        beat_us = os.stat(os.path.join(bus.agent_path(agent), "alive")).st_mtime_ns // 1000
+    except FileNotFoundError:
+        return None
+    return (bus.now() - beat_us) / 1e6 if beat_us else None
+
+
 def info(bus: FileBus, agent: str) -> AgentInfo:
     """Raises: AgentGone."""
     path = bus.agent_path(agent)
