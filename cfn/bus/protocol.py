@@ -207,6 +207,9 @@ class Bus(Protocol):
     def is_alive(self, agent: str) -> bool:
         """Whether a process holds the agent's `alive` lock now. False also when there is no such agent."""
 
+    def beat_age_s(self, agent: str) -> float | None:
+        """Seconds of bus time since the agent's last heartbeat; None when there is no such agent or it is ephemeral."""
+
     def count(self, agent: str, box: Box = "inbox") -> int:
         """Files (a batch is one) in that box. Raises: AgentGone."""
 

@@ -1,0 +1,84 @@
+"""Messages on their way out: what a caller said, checked and made into bytes. Shared by every transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cfn.bus.protocol import Draft
+from cfn.errors import BadMessage, MessageTooLarge, UsageError
+from cfn.message import LANES, Lane, Message, encode, new_id
+from cfn.settings import Settings
+
+#: A batch may hold this many times the largest message: a batch is one file, and one file is bounded.
+BATCH_FACTOR = 8
+
+
+def check_draft(type: str, payload: Mapping[str, Any], priority: Lane) -> None:
+    """Raises: BadMessage, before anything is written."""
+    if not isinstance(type, str) or not type:
+        raise BadMessage(f"a message needs a type, got {type!r}")
+    if not isinstance(payload, Mapping):
+        raise BadMessage(f"the payload must be a JSON object, got {_kind(payload)}: wrap it, as in {{\"value\": ...}}")
+    if priority not in LANES:
+        raise BadMessage(f"the priority {priority!r} is not one of {', '.join(LANES)}")
+
+
+def compose(
+    sender: str, epoch: int, to: str, sequence: int, type: str, payload: Mapping[str, Any], priority: Lane, **optional: Any
+) -> Message:
+    """The message that will be sent now. `optional`: reply_to, expires_at, term, run, trace."""
+    return Message(
+        msg_id=new_id(),
+        sender=sender,
+        to=to,
+        type=type,
+        sequence=sequence,
+        timestamp=time.time(),
+        payload=payload if isinstance(payload, dict) else dict(payload),
+        priority=priority,
+        epoch=epoch,
+        **optional,
+    )
+
+
+def expires_at(expires_in_s: float | None) -> float | None:
+    if expires_in_s is None:
+        return None
+    if not expires_in_s > 0:
+        raise UsageError(f"expires_in_s={expires_in_s!r} must be above 0")
+    return time.time() + expires_in_s
+
+
+def check_drafts(drafts: Iterable[Draft], priority: Lane, settings: Settings) -> list[Draft]:
+    """The drafts of one batch. Raises: BadMessage (empty, too many, or one of them is not a message)."""
+    batch = list(drafts)
+    if not batch:
+        raise BadMessage("a batch needs at least one message")
+    if len(batch) > settings.max_batch:
+        raise BadMessage(
+            f"the batch has {len(batch)} messages, above the limit of {settings.max_batch} (CFN_MAX_BATCH): send it in parts"
+        )
+    for draft in batch:
+        check_draft(draft.type, draft.payload, priority)
+    return batch
+
+
+def encode_batch(messages: list[Message], settings: Settings) -> bytes:
+    """One line a message. Raises: MessageTooLarge for one message, or for all of them together."""
+    raw = b"".join(encode(message, settings.max_message_bytes) for message in messages)
+    limit = BATCH_FACTOR * settings.max_message_bytes
+    if len(raw) > limit:
+        raise MessageTooLarge(
+            f"the batch has {len(raw)} bytes, above the limit of {limit} ({BATCH_FACTOR} x CFN_MAX_MESSAGE_BYTES): send it in parts",
+            size_bytes=len(raw),
+            limit_bytes=limit,
+        )
+    return raw
+
+
+def _kind(value: object) -> str:
+    return {"list": "a list", "str": "a string", "NoneType": "null", "int": "a number", "float": "a number"}.get(
+        type(value).__name__, type(value).__name__
+    )

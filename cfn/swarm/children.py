@@ -1,0 +1,194 @@
+"""Child processes of a coordinator: forked warm where that is possible, spawned where not; each ends with its parent.
+
+A child gets a lifeline: the reading end of a pipe whose writing end only the parent holds. When the parent dies, however it
+dies, the kernel closes it and the child's poll wakes with a hang-up. Each forked child leads its own process group, so that
+everything which it started can be ended with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+#: How long the rest of a killed process group may need to vanish before we go on.
+GROUP_WAIT_S: Final = 2.0
+Main = Callable[..., None]
+
+
+class Lifeline:
+    """The parent's end. Children inherit the other one; forked children close this one first thing."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+
+    def close(self) -> None:
+        for fd in (self.read_fd, self.write_fd):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+class Child:
+    """One child process, as its parent sees it."""
+
+    __slots__ = ("code", "name", "pid", "popen")
+
+    def __init__(self, name: str, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
+        self.name = name
+        self.pid = pid
+        self.popen = popen
+        self.code: int | None = None
+
+    def kill(self) -> None:
+        """SIGKILL for it and everything in its group."""
+        if self.code is None:
+            kill_group(self.pid)
+            if os.name != "posix" and self.popen is not None:
+                self.popen.kill()
+
+
+def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
+    """Fork; in the child: `main(lifeline fd, *args)`, then the process ends without the parent's exit handlers."""
+    pid = os.fork()
+    if pid:
+        with contextlib.suppress(OSError):  # both sides set it: whoever is first
+            os.setpgid(pid, pid)
+        return Child(name, pid)
+    code = 1
+    try:
+        os.close(lifeline.write_fd)
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.disable()  # the parent froze its heap: a collection would copy it page by page
+        main(lifeline.read_fd, *args)
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def spawn_child(name: str, main: Main, *args: Any) -> Child:
+    """Start a fresh interpreter that runs `main(lifeline fd, *args)`; everything must pickle. Its lifeline is its stdin."""
+    data = pickle.dumps((sys.path, main, args))
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "cfn.swarm.children"],
+        stdin=subprocess.PIPE,
+        process_group=0 if os.name == "posix" else None,
+    )
+    assert popen.stdin is not None
+    popen.stdin.write(struct.pack("!Q", len(data)) + data)
+    popen.stdin.flush()
+    return Child(name, popen.pid, popen)
+
+
+def _spawned() -> None:
+    size = struct.unpack("!Q", _read_exactly(0, 8))[0]
+    path, main, args = pickle.loads(_read_exactly(0, size))
+    sys.path[:] = path
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main(0, *args)
+
+
+def _read_exactly(fd: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = os.read(fd, size - len(data))
+        if not more:
+            os._exit(1)  # the parent died while it told us what to do
+        data += more
+    return data
+
+
+def reap(children: dict[int, Child]) -> list[Child]:
+    """The children that ended since the last call, their process groups killed, their `code` set (negative: signal)."""
+    ended: list[Child] = []
+    if os.name != "posix":
+        for child in list(children.values()):
+            assert child.popen is not None
+            child.code = child.popen.poll()
+            if child.code is not None:
+                ended.append(children.pop(child.pid))
+        return ended
+    while children:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            break
+        if found is None:
+            break
+        kill_group(found.si_pid)  # before the pid is free for another: whatever it left behind
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(found.si_pid, 0)
+            child = children.pop(found.si_pid, None)
+            if child is not None:
+                child.code = os.waitstatus_to_exitcode(status)
+                if child.popen is not None:
+                    child.popen.returncode = child.code
+                ended.append(child)
+    return ended
+
+
+def kill_group(pgid: int) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pgid, signal.SIGKILL)
+
+
+def group_is_gone(pgid: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return True  # the number belongs to somebody else now
+    return False
+
+
+def hung_up(fd: int) -> bool:
+    """Whether the other end of the lifeline was closed."""
+    import select
+
+    if not hasattr(select, "poll"):
+        return False
+    poller = select.poll()
+    poller.register(fd, 0)
+    return bool(poller.poll(0))
+
+
+def wait_for_end(children: dict[int, Child], timeout_s: float) -> list[Child]:
+    """Reap until all ended or the time is over; then SIGKILL the rest and reap them."""
+    end = time.monotonic() + timeout_s
+    ended: list[Child] = []
+    while children:
+        ended += reap(children)
+        if not children:
+            break
+        if time.monotonic() >= end:
+            for child in children.values():
+                child.kill()
+            end = time.monotonic() + 1.0
+        time.sleep(0.002)
+    return ended
+
+
+if __name__ == "__main__":
+    _spawned()
