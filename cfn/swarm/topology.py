@@ -241,9 +241,7 @@ def _tree_fans(
 
 def _master(agents: int, teams: Sequence[str], fans: list[int]) -> Node:
     shares = _spread(agents, len(teams))
-    children = tuple(
-        _branch(f"coord-{team}", team, share, fans) for team, share in zip(teams, shares, strict=True)
-    )
+    children = tuple(_branch(f"coord-{team}", team, share, fans) for team, share in zip(teams, shares, strict=True))
     return Node(MASTER, None, children, 0)
 
 
@@ -283,7 +281,7 @@ def _team_names(teams: Sequence[str]) -> list[str]:
         raise UsageError(f"--teams {teams!r} does not fit: give a list of one name or more")
     seen: dict[str, str] = {}
     for team in teams:
-        if not isinstance(team, str) or not _TEAM.match(team):
+        if not _TEAM.match(team):
             raise UsageError(
                 f"--teams: {str(team)[:60]!r} is not a name for a team: use 1-32 of A-Z a-z 0-9 _ -, "
                 "starting with a letter or digit"
