@@ -57,7 +57,7 @@ def _teams(report: Report) -> Iterator[str]:
         median = f", median {_seconds(team.median_s)}" if team.median_s is not None else ""
         yield (
             f"team {team.team}: {_many(team.agents, 'agent')}, {_many(team.tasks, 'task')}, "
-            f"{team.ok} ok, {team.failed} failed{median}"
+            f"{team.ok} ok, {team.failed} not ok{median}"
         )
     if len(teams) > _MOST_TEAMS:
         yield f"... and {len(teams) - _MOST_TEAMS} more teams (--report has them)"
