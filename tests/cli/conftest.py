@@ -50,7 +50,11 @@ Cfn = Callable[..., Ran]
 @pytest.fixture
 def bus_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty place for a bus; HOME, the working folder and all CFN_* variables are the test's own."""
-    for name in [name for name in os.environ if name.startswith("CFN_")] + ["MESSAGE_BASE_DIR", "NO_COLOR", "DOCKER_HOST"]:
+    for name in [name for name in os.environ if name.startswith("CFN_")] + [
+        "MESSAGE_BASE_DIR",
+        "NO_COLOR",
+        "DOCKER_HOST",
+    ]:
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     home.mkdir()
