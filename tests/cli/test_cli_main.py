@@ -120,7 +120,7 @@ def test_what_goes_wrong_is_one_line_and_a_code(
     cfn: Cfn, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "cfn.cli.count", Raises(error))  # type: ignore[arg-type]
-    cfn("count", "a").refused(code, words)
+    cfn("count").refused(code, words)
 
 
 def test_a_defect_of_ours_is_one_line_too(cfn: Cfn, monkeypatch: pytest.MonkeyPatch) -> None:
