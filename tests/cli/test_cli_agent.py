@@ -48,9 +48,15 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_the_bridge_runs_the_task_and_answers(pair: Cfn, send: Callable[..., str], bus_dir: Path) -> None:
     asked, told = send('{"n":1}', "request"), send('{"n":2}', "info")
     ran = pair("agent", "run", "worker-1", "Process job-001", "--task-id", "job-001", *python(TELL))
-    assert ran.code == 0 and ran.err == ""
+    assert ran.code == 0
+    assert ran.err == ""
     result = ran.line
-    assert (result["task_id"], result["status"], result["exit_code"], result["agent"]) == ("job-001", "ok", 0, "worker-1")
+    assert (result["task_id"], result["status"], result["exit_code"], result["agent"]) == (
+        "job-001",
+        "ok",
+        0,
+        "worker-1",
+    )
     assert (result["attempt"], result["messages"], result["replies"]) == (1, 2, 1)
     task, env = result["result"]["stdin"], result["result"]["env"]
     assert (task["task_id"], task["task"]) == ("job-001", "Process job-001")
@@ -60,8 +66,11 @@ def test_the_bridge_runs_the_task_and_answers(pair: Cfn, send: Callable[..., str
     assert env["CFN_MESSAGE_BASE_DIR"] == env["MESSAGE_BASE_DIR"] == str(bus_dir)
     answer = pair("receive", "lead").line["message"]
     assert (answer["type"], answer["from"], answer["reply_to"]) == ("response", "worker-1", asked)
-    assert answer["payload"]["status"] == "ok" and answer["payload"]["result"] == result["result"]
-    assert pair("count", "lead").out == pair("count", "worker-1").out == pair("count", "worker-1", "claimed").out == "0\n"
+    assert answer["payload"]["status"] == "ok"
+    assert answer["payload"]["result"] == result["result"]
+    assert (
+        pair("count", "lead").out == pair("count", "worker-1").out == pair("count", "worker-1", "claimed").out == "0\n"
+    )
 
 
 def test_request_task_and_work_are_answered_each(pair: Cfn, send: Callable[..., str]) -> None:
@@ -88,18 +97,26 @@ def test_the_coordinator_option_wins_over_the_environment(cfn: Cfn, monkeypatch:
 def test_a_failed_command_is_exit_1_and_is_answered(pair: Cfn, send: Callable[..., str]) -> None:
     send()
     ran = pair("agent", "run", "worker-1", "t", *python("import sys; print('half'); sys.exit('broke')"))
-    assert ran.code == 1 and ran.line["status"] == "failed" and ran.line["exit_code"] == 1
-    assert ran.line["result"] == "half" and ran.line["stderr_tail"] == "broke\n" and "broke" in ran.line["reason"]
+    assert ran.code == 1
+    assert ran.line["status"] == "failed"
+    assert ran.line["exit_code"] == 1
+    assert ran.line["result"] == "half"
+    assert ran.line["stderr_tail"] == "broke\n"
+    assert "broke" in ran.line["reason"]
     assert pair("receive", "lead").line["message"]["payload"]["status"] == "failed"
     assert pair("count", "worker-1", "claimed").out == "0\n"
 
 
-def test_a_timeout_is_exit_4_and_kills_what_ignores_sigterm(pair: Cfn, send: Callable[..., str], tmp_path: Path) -> None:
+def test_a_timeout_is_exit_4_and_kills_what_ignores_sigterm(
+    pair: Cfn, send: Callable[..., str], tmp_path: Path
+) -> None:
     send()
     code = f"import os,signal,time; signal.signal(15, signal.SIG_IGN); open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     began = time.monotonic()
     ran = pair("agent", "run", "worker-1", "t", "--timeout", "0.5", *python(code))
-    assert ran.code == 4 and ran.line["status"] == "timeout" and time.monotonic() - began < 10
+    assert ran.code == 4
+    assert ran.line["status"] == "timeout"
+    assert time.monotonic() - began < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert pair("receive", "lead").line["message"]["payload"]["status"] == "timeout"
@@ -108,20 +125,26 @@ def test_a_timeout_is_exit_4_and_kills_what_ignores_sigterm(pair: Cfn, send: Cal
 def test_output_above_the_limit_goes_to_a_file(cfn: Cfn, tmp_path: Path) -> None:
     code = "import sys\nfor n in range(1600): sys.stdout.write('x' * 65536)"
     line = cfn("agent", "run", "w", "t", "--task-id", "big", "--results", str(tmp_path / "out"), *python(code)).line
-    assert line["status"] == "ok" and line["result"] is None and line["output_bytes"] == 1600 * 65536
+    assert line["status"] == "ok"
+    assert line["result"] is None
+    assert line["output_bytes"] == 1600 * 65536
     written = Path(line["output_path"])
     assert written.parent == tmp_path / "out"
     assert line["output_sha256"] == hashlib.sha256(b"x" * (1600 * 65536)).hexdigest()
     assert written.stat().st_size == line["output_bytes"]
 
 
-def test_a_result_near_the_limit_still_fits_its_answer(pair: Cfn, send: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_near_the_limit_still_fits_its_answer(
+    pair: Cfn, send: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CFN_MAX_MESSAGE_BYTES", "4096")
     send()
     ran = pair("agent", "run", "worker-1", "t", *python("import sys; print('x' * 2000); sys.stderr.write('e' * 9000)"))
     assert ran.code == 0
     payload = pair("receive", "lead").line["message"]["payload"]
-    assert payload["status"] == "ok" and payload["result"] is None and "limit" in payload["reason"]
+    assert payload["status"] == "ok"
+    assert payload["result"] is None
+    assert "limit" in payload["reason"]
 
 
 def test_a_command_that_is_not_there_costs_no_message(pair: Cfn, send: Callable[..., str]) -> None:
@@ -140,7 +163,8 @@ def test_without_a_command_it_hands_over_what_waits(pair: Cfn, shell: Cfn, send:
         "task_id": "job-001", "task": "Process job-001", "agent": "worker-1",
     }  # fmt: skip
     (handed,) = ran.line["messages"]
-    assert handed["message"]["msg_id"] == asked and handed["attempt"] == 1
+    assert handed["message"]["msg_id"] == asked
+    assert handed["attempt"] == 1
     assert pair("reply", handed["receipt"], "--payload", '{"done":1}').code == 0
     assert pair("receive", "lead").line["message"]["reply_to"] == asked
 
@@ -176,11 +200,15 @@ def test_it_is_alive_while_it_works_and_nobody_else_can_be_it(pair: Cfn) -> None
         pair("register", "w").refused(1, "'w'", "alive")
 
 
-def test_leases_are_held_while_the_command_works(pair: Cfn, send: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_are_held_while_the_command_works(
+    pair: Cfn, send: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CFN_LEASE", "0.6")
     send()
     ran = pair("agent", "run", "worker-1", "t", "--", "sleep", "2")
-    assert ran.code == 0 and ran.err == "" and ran.line["replies"] == 1
+    assert ran.code == 0
+    assert ran.err == ""
+    assert ran.line["replies"] == 1
     assert pair("count", "worker-1").out == "0\n"
 
 
@@ -193,14 +221,19 @@ def test_a_cancel_ends_the_command(pair: Cfn, send: Callable[..., str]) -> None:
         assert bridge.poll() is None, "a cancel of another task is not ours"
         send('{"task_id":"t1"}', "cancel", "--priority", "control")
         out, _ = bridge.communicate(timeout=10)
-    assert bridge.returncode == 130 and json.loads(out)["status"] == "cancelled"
+    assert bridge.returncode == 130
+    assert json.loads(out)["status"] == "cancelled"
     assert pair("receive", "lead").line["message"]["payload"]["status"] == "cancelled"
 
 
-def test_a_cancel_that_was_there_first_keeps_the_command_from_starting(pair: Cfn, send: Callable[..., str], tmp_path: Path) -> None:
+def test_a_cancel_that_was_there_first_keeps_the_command_from_starting(
+    pair: Cfn, send: Callable[..., str], tmp_path: Path
+) -> None:
     send("{}", "cancel", "--priority", "control")
     ran = pair("agent", "run", "worker-1", "t", "--", "touch", str(tmp_path / "ran"))
-    assert ran.code == 130 and ran.line["status"] == "cancelled" and not (tmp_path / "ran").exists()
+    assert ran.code == 130
+    assert ran.line["status"] == "cancelled"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_health_is_answered_while_the_command_works(pair: Cfn, send: Callable[..., str]) -> None:
@@ -219,7 +252,9 @@ def test_an_interrupt_gives_the_messages_back(pair: Cfn, send: Callable[..., str
         eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         bridge.send_signal(signum)
         out, err = bridge.communicate(timeout=10)
-    assert bridge.returncode == 130 and json.loads(out)["status"] == "cancelled" and err == b"cfn: interrupted\n"
+    assert bridge.returncode == 130
+    assert json.loads(out)["status"] == "cancelled"
+    assert err == b"cfn: interrupted\n"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert pair("receive", "worker-1").line["attempt"] == 2
@@ -243,8 +278,11 @@ def test_an_answer_that_finds_no_room_is_exit_6_and_the_message_goes_back(
     send()
     assert pair("send", "--from", "worker-1", "--to", "lead", "--type", "noise").code == 0
     ran = pair("agent", "run", "worker-1", "t", "--", "true")
-    assert ran.code == 6 and ran.line["status"] == "ok" and ran.line["replies"] == 0
-    assert ran.err.count("\n") == 1 and "'lead' is full" in ran.err
+    assert ran.code == 6
+    assert ran.line["status"] == "ok"
+    assert ran.line["replies"] == 0
+    assert ran.err.count("\n") == 1
+    assert "'lead' is full" in ran.err
     assert pair("receive", "worker-1").line["attempt"] == 2
 
 
@@ -252,7 +290,9 @@ def test_an_asker_that_is_gone_does_not_undo_the_work(pair: Cfn, send: Callable[
     send()
     pair("agent", "shutdown", "lead")
     ran = pair("agent", "run", "worker-1", "t", "--", "true")
-    assert ran.code == 0 and ran.line["replies"] == 0 and "lead is gone" in ran.err
+    assert ran.code == 0
+    assert ran.line["replies"] == 0
+    assert "lead is gone" in ran.err
     assert pair("count", "worker-1").out == pair("count", "worker-1", "claimed").out == "0\n"
 
 
@@ -270,7 +310,8 @@ def test_list_filters_and_shows_a_table(pair: Cfn) -> None:
     assert [info["agent"] for info in pair("agent", "list", "--run", "r2", "--json").lines] == []
     assert pair("agent", "list", "--alive", "--json").lines == []
     rows = pair("agent", "list").out.splitlines()
-    assert rows[0].split()[:2] == ["AGENT", "STATE"] and len(rows) == 4
+    assert rows[0].split()[:2] == ["AGENT", "STATE"]
+    assert len(rows) == 4
     assert rows[3].split()[:2] == ["x", "ephemeral"]
 
 
@@ -279,7 +320,8 @@ def test_shutdown_tells_the_coordinator_and_removes_the_mailbox(pair: Cfn, bus_d
     assert ran.line == {"agent": "worker-1", "removed": True, "coordinator_told": True, "buried": 0}
     told = pair("receive", "lead").line["message"]
     assert (told["from"], told["type"], told["payload"]) == ("worker-1", "shutdown", {"reason": "graceful"})
-    assert told["priority"] == "control" and not (bus_dir / "worker-1").exists()
+    assert told["priority"] == "control"
+    assert not (bus_dir / "worker-1").exists()
 
 
 def test_shutdown_refuses_while_messages_are_left(pair: Cfn, send: Callable[..., str]) -> None:
@@ -292,15 +334,20 @@ def test_shutdown_refuses_while_messages_are_left(pair: Cfn, send: Callable[...,
 
 def test_shutdown_waits_for_a_receiver(pair: Cfn, send: Callable[..., str]) -> None:
     send()
-    with subprocess.Popen([sys.executable, "-m", "cfn", "receive", "worker-1", "--follow", "--ack", "--timeout", "1"], stdout=subprocess.DEVNULL):
+    with subprocess.Popen(
+        [sys.executable, "-m", "cfn", "receive", "worker-1", "--follow", "--ack", "--timeout", "1"],
+        stdout=subprocess.DEVNULL,
+    ):
         ran = pair("agent", "shutdown", "worker-1", "--timeout", "20", "--json")
-    assert ran.code == 0 and ran.line["buried"] == 0
+    assert ran.code == 0
+    assert ran.line["buried"] == 0
 
 
 def test_shutdown_buries_what_is_left_after_its_timeout(pair: Cfn, send: Callable[..., str]) -> None:
     send()
     ran = pair("agent", "shutdown", "worker-1", "--timeout", "0.1")
-    assert ran.code == 4 and "1 message buried" in ran.out
+    assert ran.code == 4
+    assert "1 message buried" in ran.out
     assert pair("bus", "dead", "--json").line["reason"] == "agent-gone"
 
 
@@ -313,7 +360,9 @@ def test_shutdown_by_force_buries_at_once(pair: Cfn, send: Callable[..., str]) -
 def test_shutdown_goes_on_when_the_coordinator_is_gone(pair: Cfn) -> None:
     pair("agent", "shutdown", "lead")
     ran = pair("agent", "shutdown", "worker-1", "--json")
-    assert ran.code == 0 and ran.line["coordinator_told"] is False and "lead was not told" in ran.err
+    assert ran.code == 0
+    assert ran.line["coordinator_told"] is False
+    assert "lead was not told" in ran.err
 
 
 def test_shutdown_of_a_working_agent_lets_it_finish(pair: Cfn) -> None:
@@ -322,7 +371,8 @@ def test_shutdown_of_a_working_agent_lets_it_finish(pair: Cfn) -> None:
         ran = pair("agent", "shutdown", "w", "--timeout", "20")
         assert ran.code == 0, ran
         out, _ = bridge.communicate(timeout=10)
-    assert bridge.returncode == 0 and json.loads(out)["status"] == "ok"
+    assert bridge.returncode == 0
+    assert json.loads(out)["status"] == "ok"
     assert pair("receive", "lead").line["message"]["type"] == "shutdown"
     pair("count", "w").refused(3, "'w'")
 

@@ -77,8 +77,14 @@ def test_dead_lists_one_agent_or_all(pair: Cfn, send: Callable[..., str]) -> Non
 def test_clean_removes_a_bus_where_nobody_lives(pair: Cfn, bus_dir: Path) -> None:
     assert pair("bus", "clean", "--dry-run").out == f"would remove {bus_dir} (2 agents)\n"
     assert bus_dir.exists()
-    assert pair("bus", "clean", "--json").line == {"path": str(bus_dir), "agents": ["lead", "worker-1"], "removed": True, "in_use": []}
-    assert not bus_dir.exists() and not list(bus_dir.parent.glob(".bus*"))
+    assert pair("bus", "clean", "--json").line == {
+        "path": str(bus_dir),
+        "agents": ["lead", "worker-1"],
+        "removed": True,
+        "in_use": [],
+    }
+    assert not bus_dir.exists()
+    assert not list(bus_dir.parent.glob(".bus*"))
 
 
 def test_clean_refuses_while_messages_wait(pair: Cfn, send: Callable[..., str], bus_dir: Path) -> None:
@@ -93,7 +99,8 @@ def test_clean_refuses_while_messages_wait(pair: Cfn, send: Callable[..., str], 
 def test_clean_refuses_while_somebody_lives(pair: Cfn, bus_dir: Path, line: str) -> None:
     code = f"import sys; from cfn import FileBus; bus = FileBus(); {line}; print('here', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"here\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"here\n"
         pair("receive", "lead", "--ack")
         pair("bus", "clean").refused(1, "in use")
         other.communicate()
@@ -112,7 +119,8 @@ def test_clean_refuses_what_is_not_a_bus(cfn: Cfn, tmp_path: Path) -> None:
 def test_clean_refuses_a_bus_that_holds_something_else(pair: Cfn, bus_dir: Path) -> None:
     (bus_dir / "thesis").mkdir()
     pair("bus", "clean", "--force").refused(2, "'thesis'", "move it away")
-    assert (bus_dir / "thesis").exists() and pair("count", "lead").code == 0
+    assert (bus_dir / "thesis").exists()
+    assert pair("count", "lead").code == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
@@ -126,7 +134,8 @@ def test_clean_empties_a_root_that_cannot_be_renamed(pair: Cfn, bus_dir: Path, m
 
     monkeypatch.setattr(os, "rename", rename)
     assert pair("bus", "clean").code == 0
-    assert bus_dir.exists() and not list(bus_dir.iterdir())
+    assert bus_dir.exists()
+    assert not list(bus_dir.iterdir())
 
 
 def test_config_shows_every_setting_with_its_source(cfn: Cfn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,16 +146,21 @@ def test_config_shows_every_setting_with_its_source(cfn: Cfn, tmp_path: Path, mo
     assert (shown["max_inbox"]["value"], shown["max_inbox"]["source"]) == (5, str(tmp_path / "cfn.toml"))
     assert (shown["lease"]["value"], shown["lease"]["source"], shown["lease"]["default"]) == (9.0, "CFN_LEASE", 30.0)
     assert (shown["max_agents"]["value"], shown["max_agents"]["source"]) == (708, "default")
-    assert shown["state_dir"]["value"].startswith(str(tmp_path / "home")) and shown["state_dir"]["source"] == "default"
+    assert shown["state_dir"]["value"].startswith(str(tmp_path / "home"))
+    assert shown["state_dir"]["source"] == "default"
     text = cfn("config", "show").out
     assert all(setting.variable in text for setting in TABLE)
 
 
 def test_the_eight_variables_of_the_reference_have_its_defaults(cfn: Cfn) -> None:
     shown = {row["variable"]: row["value"] for row in cfn("config", "show", "--json").lines}
-    assert shown["CFN_TOPOLOGY"] == "hybrid" and shown["CFN_MAX_AGENTS"] == 708 and shown["CFN_COORDINATORS"] == 7
-    assert shown["CFN_WORKERS_PER_COORDINATOR"] == 100 and shown["CFN_METRICS_ENABLED"] is True
-    assert shown["CFN_HEALTH_CHECK_INTERVAL"] == 30 and shown["CFN_MAX_COORDINATION_TIME"] == 60
+    assert shown["CFN_TOPOLOGY"] == "hybrid"
+    assert shown["CFN_MAX_AGENTS"] == 708
+    assert shown["CFN_COORDINATORS"] == 7
+    assert shown["CFN_WORKERS_PER_COORDINATOR"] == 100
+    assert shown["CFN_METRICS_ENABLED"] is True
+    assert shown["CFN_HEALTH_CHECK_INTERVAL"] == 30
+    assert shown["CFN_MAX_COORDINATION_TIME"] == 60
     assert shown["CFN_MESSAGE_BASE_DIR"]
 
 

@@ -25,7 +25,8 @@ MB = 1 << 20
 def verdicts(ran: Any) -> dict[str, Any]:
     lines = {line["check"]: line for line in ran.lines}
     for line in lines.values():
-        assert line["verdict"] in ("ok", "warn", "bad") and line["found"], line
+        assert line["verdict"] in ("ok", "warn", "bad"), line
+        assert line["found"], line
         assert bool(line["mend"]) == (line["verdict"] != "ok"), line
     assert ran.code == (5 if any(line["verdict"] == "bad" for line in lines.values()) else 0)
     return lines
@@ -56,10 +57,12 @@ def test_a_fit_host_is_ok_on_every_line(cfn: Cfn, fit: None) -> None:
 def test_the_text_shows_verdict_and_mend(cfn: Cfn, fit: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "memory", lambda: (100 * MB, "cgroup /x"))
     ran = cfn("doctor", "--agents", "500")
-    assert ran.code == 5 and ran.err == ""
+    assert ran.code == 5
+    assert ran.err == ""
     rows = ran.out.splitlines()
     at = next(number for number, row in enumerate(rows) if row.startswith("bad  memory"))
-    assert "100 MB available on cgroup /x, 500 MB needed" in rows[at] and "-> fewer --agents" in rows[at + 1]
+    assert "100 MB available on cgroup /x, 500 MB needed" in rows[at]
+    assert "-> fewer --agents" in rows[at + 1]
     assert "\033" not in ran.out, "no colour off a terminal"
 
 
@@ -70,7 +73,10 @@ def test_it_makes_nothing(cfn: Cfn, bus_dir: Path) -> None:
 
 def test_the_plan_is_what_needs_are_measured_by(cfn: Cfn, fit: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "pid_limits", lambda: {"kernel.pid_max": 1000})
-    found = {agents: verdicts(cfn("doctor", "--json", "--agents", agents))["processes"]["verdict"] for agents in ("100", "300", "600")}
+    found = {
+        agents: verdicts(cfn("doctor", "--json", "--agents", agents))["processes"]["verdict"]
+        for agents in ("100", "300", "600")
+    }
     assert found == {"100": "ok", "300": "warn", "600": "bad"}
     monkeypatch.setenv("CFN_MAX_AGENTS", "600")
     assert verdicts(cfn("doctor", "--json"))["processes"]["verdict"] == "bad"
@@ -94,13 +100,16 @@ def test_space_and_inodes(
     assert lines.get("inodes", {}).get("verdict") == nodes
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [("tmpfs", "ok"), ("ext4", "warn"), ("overlay", "warn"), ("nfs4", "bad"), ("9p", "bad")])
+@pytest.mark.parametrize(
+    ("kind", "verdict"), [("tmpfs", "ok"), ("ext4", "warn"), ("overlay", "warn"), ("nfs4", "bad"), ("9p", "bad")]
+)
 def test_the_kind_of_file_system(cfn: Cfn, fit: None, monkeypatch: pytest.MonkeyPatch, kind: str, verdict: str) -> None:
     from cfn.bus import place
 
     monkeypatch.setattr(place, "filesystem", lambda path: kind)
     line = verdicts(cfn("doctor", "--json"))["file system"]
-    assert line["verdict"] == verdict and kind in line["found"]
+    assert line["verdict"] == verdict
+    assert kind in line["found"]
 
 
 def test_a_container_with_the_default_shm(cfn: Cfn, fit: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +121,9 @@ def test_a_container_with_the_default_shm(cfn: Cfn, fit: None, monkeypatch: pyte
     assert verdicts(cfn("doctor", "--agents", "100", *where))["/dev/shm"]["verdict"] == "ok"
     assert verdicts(cfn("doctor", "--agents", "708", *where))["/dev/shm"]["verdict"] == "warn"
     line = verdicts(cfn("doctor", "--agents", "2000", *where))["/dev/shm"]
-    assert line["verdict"] == "bad" and "--shm-size" in line["mend"] and "64 MB" in line["found"]
+    assert line["verdict"] == "bad"
+    assert "--shm-size" in line["mend"]
+    assert "64 MB" in line["found"]
     elsewhere = verdicts(cfn("doctor", "--agents", "1050", "--json"))["/dev/shm"]
     assert elsewhere["verdict"] == "ok", "the bus is not there"
 
@@ -121,14 +132,17 @@ def test_an_unfit_root_is_bad_with_its_mend(cfn: Cfn, fit: None, bus_dir: Path) 
     bus_dir.mkdir()
     bus_dir.chmod(0o755)
     line = verdicts(cfn("doctor", "--json"))["bus folder"]
-    assert line["verdict"] == "bad" and f"chmod 700 {bus_dir}" in line["mend"]
+    assert line["verdict"] == "bad"
+    assert f"chmod 700 {bus_dir}" in line["mend"]
 
 
 def test_switched_off_capabilities_are_seen(cfn: Cfn, fit: None, monkeypatch: pytest.MonkeyPatch) -> None:
     cfn("bus", "init")
     monkeypatch.setenv("CFN_WITHOUT", "doorbell,dir_fd,flock,fork")
     lines = verdicts(cfn("doctor", "--json"))
-    assert {name: lines[name]["verdict"] for name in ("locks", "capabilities", "fork")} == dict.fromkeys(("locks", "capabilities", "fork"), "warn")
+    assert {name: lines[name]["verdict"] for name in ("locks", "capabilities", "fork")} == dict.fromkeys(
+        ("locks", "capabilities", "fork"), "warn"
+    )
     assert "doorbell, dir_fd" in lines["capabilities"]["found"]
 
 
@@ -147,21 +161,28 @@ def test_agents_must_be_a_number(cfn: Cfn) -> None:
 def test_a_low_limit_of_open_files_is_found(shell: Cfn) -> None:
     command = f"ulimit -Sn 100; exec {sys.executable} -m cfn doctor --json"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 5 and done.stderr == ""
+    assert done.returncode == 5
+    assert done.stderr == ""
     line = next(line for line in done.stdout.splitlines() if '"open files"' in line)
-    assert '"bad"' in line and "100 allowed to one coordinator of 100, 464 needed" in line and "ulimit -n" in line
+    assert '"bad"' in line
+    assert "100 allowed to one coordinator of 100, 464 needed" in line
+    assert "ulimit -n" in line
 
 
 def test_a_small_tmpfs_is_found(bus_dir: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare(1)")
     script = f"mount -t tmpfs -o size=8m,nr_inodes=500,mode=0700 none /mnt && exec {sys.executable} -m cfn doctor --bus /mnt/bus --json"
-    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     if "doctor" not in done.args[-1] or not done.stdout:
         pytest.skip(f"mounting a tmpfs in a namespace is not allowed here: {done.stderr.strip()}")
     lines = {line.split('"')[3]: line for line in done.stdout.splitlines()}
     assert done.returncode == 5
-    assert '"bad"' in lines["space"] and '"bad"' in lines["inodes"] and '"ok"' in lines["file system"]
+    assert '"bad"' in lines["space"]
+    assert '"bad"' in lines["inodes"]
+    assert '"ok"' in lines["file system"]
 
 
 def test_open_files_are_what_the_system_says() -> None:
@@ -186,14 +207,16 @@ def test_control_groups_are_this_process_and_all_above() -> None:
     if not Path("/proc/self/cgroup").exists():
         pytest.skip("no control groups here")
     for folder in host.cgroups("pids"):
-        assert folder.is_dir() and str(folder).startswith("/sys/fs/cgroup")
+        assert folder.is_dir()
+        assert str(folder).startswith("/sys/fs/cgroup")
 
 
 def test_an_engine_is_one_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "engine.sock"
     monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
     name, tried = host.engine()
-    assert name is None and str(path) in tried
+    assert name is None
+    assert str(path) in tried
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
@@ -213,7 +236,8 @@ def test_an_engine_is_one_that_answers(tmp_path: Path, monkeypatch: pytest.Monke
 def test_room_is_asked_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
     assert host.nearest(str(tmp_path / "a" / "b")) == str(tmp_path)
     found, here = host.room(str(tmp_path / "a" / "b")), os.statvfs(tmp_path)
-    assert found is not None and found.total_bytes == here.f_blocks * here.f_frsize
+    assert found is not None
+    assert found.total_bytes == here.f_blocks * here.f_frsize
 
 
 def test_needs_are_the_footprint_times_the_agents(cfn: Cfn, fit: None) -> None:

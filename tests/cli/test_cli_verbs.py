@@ -31,7 +31,19 @@ def test_register_counts_incarnations(cfn: Cfn) -> None:
 
 
 def test_register_keeps_what_it_is_told(cfn: Cfn) -> None:
-    options = ["--role", "tester", "--team", "red", "--run", "r1", "--coordinator", "lead", "--capability", "py", "--shared"]
+    options = [
+        "--role",
+        "tester",
+        "--team",
+        "red",
+        "--run",
+        "r1",
+        "--coordinator",
+        "lead",
+        "--capability",
+        "py",
+        "--shared",
+    ]
     cfn("register", "a", *options, "--max-inbox", "7")
     (info,) = cfn("agent", "list", "--json").lines
     assert (info["role"], info["team"], info["run"], info["parent"]) == ("tester", "red", "r1", "lead")
@@ -48,7 +60,8 @@ def test_send_prints_the_id_of_the_message(pair: Cfn, send: Callable[..., str]) 
 
 def test_send_with_json_prints_the_whole_message(pair: Cfn) -> None:
     sent = pair("send", "--from", "lead", "--to", "worker-1", "--type", "task", "--json").line
-    assert sent == pair("peek", "worker-1").line and sent["payload"] == {}
+    assert sent == pair("peek", "worker-1").line
+    assert sent["payload"] == {}
 
 
 @pytest.mark.parametrize("options", [["-"], ["--payload", "-"]])
@@ -61,7 +74,8 @@ def test_a_payload_comes_from_stdin(pair: Cfn, shell: Cfn, options: list[str]) -
 def test_send_sets_what_its_options_say(pair: Cfn, send: Callable[..., str]) -> None:
     send("{}", "work", "--priority", "high", "--reply-to", "m-1", "--expires-in", "60")
     message = pair("peek", "worker-1").line
-    assert message["priority"] == "high" and message["reply_to"] == "m-1"
+    assert message["priority"] == "high"
+    assert message["reply_to"] == "m-1"
     assert 50 < message["expires_at"] - time.time() <= 60
 
 
@@ -90,12 +104,14 @@ def test_a_batch_is_one_delivery(pair: Cfn, tmp_path: Path) -> None:
     lines = [{"payload": {"n": 1}}, {"payload": {"n": 2}, "type": "work", "reply_to": "m-9", "expires_in": 60}]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n")
     sent = pair("send", "--from", "lead", "--to", "worker-1", "--type", "task", "--batch", "b.jsonl")
-    assert sent.code == 0 and len(sent.out.split()) == 2
+    assert sent.code == 0
+    assert len(sent.out.split()) == 2
     assert pair("count", "worker-1").out == "1\n"
     messages = pair("receive", "worker-1").line["messages"]
     assert [message["msg_id"] for message in messages] == sent.out.split()
     assert [message["type"] for message in messages] == ["task", "work"]
-    assert messages[1]["reply_to"] == "m-9" and "reply_to" not in messages[0]
+    assert messages[1]["reply_to"] == "m-9"
+    assert "reply_to" not in messages[0]
 
 
 def test_nothing_to_receive_is_exit_4_with_no_output(pair: Cfn) -> None:
@@ -106,7 +122,9 @@ def test_nothing_to_receive_is_exit_4_with_no_output(pair: Cfn) -> None:
 def test_a_receipt_outlives_the_process_that_printed_it(pair: Cfn, shell: Cfn, send: Callable[..., str]) -> None:
     send()
     got = shell("receive", "worker-1").line
-    assert got["agent"] == "worker-1" and got["attempt"] == 1 and got["message"]["payload"] == {"n": 1}
+    assert got["agent"] == "worker-1"
+    assert got["attempt"] == 1
+    assert got["message"]["payload"] == {"n": 1}
     assert 20 < got["lease_until"] - time.time() <= 30
     assert pair("bus", "sweep", "--json").line["returned"] == 0, "a sweep leaves it alone while its lease runs"
     assert pair("receive", "worker-1").code == 4
@@ -119,7 +137,8 @@ def test_a_lease_that_ended_brings_the_message_back(pair: Cfn, send: Callable[..
     send()
     first = pair("receive", "worker-1", "--lease", "0.05").line
     again = pair("receive", "worker-1", "--timeout", "10").line
-    assert again["attempt"] == 2 and again["message"]["msg_id"] == first["message"]["msg_id"]
+    assert again["attempt"] == 2
+    assert again["message"]["msg_id"] == first["message"]["msg_id"]
     pair("ack", first["receipt"]).refused(3, "lease")
     assert pair("ack", again["receipt"]).code == 0
 
@@ -150,7 +169,12 @@ def test_bury_and_put_back(pair: Cfn, send: Callable[..., str]) -> None:
     sent = send()
     assert pair("bury", pair("receive", "worker-1").line["receipt"], "--reason", "fenced").code == 0
     letter = pair("bus", "dead", "--json").line
-    assert (letter["reason"], letter["agent"], letter["from"], letter["message"]["msg_id"]) == ("fenced", "worker-1", "lead", sent)
+    assert (letter["reason"], letter["agent"], letter["from"], letter["message"]["msg_id"]) == (
+        "fenced",
+        "worker-1",
+        "lead",
+        sent,
+    )
     assert letter["letter"] in pair("bus", "dead").out
     assert pair("bus", "dead", "--put-back", letter["letter"]).code == 0
     assert pair("receive", "worker-1").line["attempt"] == 1
@@ -165,7 +189,8 @@ def test_many_receipts_are_settled_each_on_its_own(pair: Cfn, shell: Cfn, send: 
     ran = shell("ack", "--json", "-", stdin="\n".join(receipts).encode())
     assert ran.code == 3, "the exit code is that of the failure"
     assert [line["receipt"] for line in ran.lines] == [receipts[0], receipts[2]]
-    assert ran.err.count("\n") == 1 and receipts[1] in ran.err
+    assert ran.err.count("\n") == 1
+    assert receipts[1] in ran.err
 
 
 def test_reply_answers_and_acks(pair: Cfn, send: Callable[..., str]) -> None:
@@ -223,7 +248,8 @@ def test_follow_streams_until_it_is_idle(pair: Cfn, send: Callable[..., str]) ->
     for number in range(5):
         send(f'{{"n":{number}}}')
     ran = pair("receive", "worker-1", "--follow", "--timeout", "0.1", "--ack")
-    assert ran.code == 0 and [line["message"]["payload"]["n"] for line in ran.lines] == list(range(5))
+    assert ran.code == 0
+    assert [line["message"]["payload"]["n"] for line in ran.lines] == list(range(5))
 
 
 def test_follow_ends_at_its_limit(pair: Cfn, send: Callable[..., str]) -> None:
@@ -238,7 +264,8 @@ def test_follow_prints_at_once_and_ends_on_an_interrupt(pair: Cfn, send: Callabl
         [sys.executable, "-m", "cfn", "receive", "worker-1", "--follow"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ.copy(),
     ) as reader:  # fmt: skip
-        assert reader.stdout is not None and reader.stderr is not None
+        assert reader.stdout is not None
+        assert reader.stderr is not None
         for number in range(2):
             send(f'{{"n":{number}}}')
             assert json.loads(reader.stdout.readline())["message"]["payload"] == {"n": number}
