@@ -56,6 +56,10 @@ class Child:
                 self.popen.kill()
 
 
+def _not_for_us(signum: int, frame: object) -> None:
+    """The run's owner answers Ctrl-C. Not SIG_IGN: that a command would inherit, this it does not (execve(2))."""
+
+
 def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
     """Fork; in the child: `main(lifeline fd, *args)`, then the process ends without the parent's exit handlers."""
     pid = os.fork()
@@ -70,7 +74,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _not_for_us)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
@@ -103,7 +107,7 @@ def _spawned() -> None:
     size = struct.unpack("!Q", _read_exactly(0, 8))[0]
     path, main, args = pickle.loads(_read_exactly(0, size))
     sys.path[:] = path
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _not_for_us)
     if not hasattr(select, "poll"):
         import threading
 
