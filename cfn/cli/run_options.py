@@ -355,15 +355,15 @@ def _check_host(agents: int, settings: Settings) -> None:
     """Raises: UnfitHost when the host cannot carry so many agents."""
     from cfn.bus import place
     from cfn.cli import host
-    from cfn.swarm import capacity
+    from cfn.swarm import capacity, footprint
 
     limits: dict[str, int] = {"memory and processes": capacity.capacity()}
     root = place.find(settings)
     room: Any = host.room(root)
     if room is not None:
-        limits[f"the file system of {root}"] = room.free_bytes // capacity.BUS_BYTES
+        limits[f"the file system of {root}"] = room.free_bytes // footprint.TMPFS_BYTES
         if room.inodes is not None:
-            limits[f"the inodes of {root}"] = room.inodes // capacity.INODES
+            limits[f"the inodes of {root}"] = room.inodes // footprint.INODES
     what, most = min(limits.items(), key=lambda item: item[1])
     if agents > most:
         raise UnfitHost(
