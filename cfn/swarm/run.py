@@ -61,7 +61,8 @@ class Swarm:
     """What to run, and with how many. Numbers that are not given come from the settings and the tasks; see docs/run.md.
 
     `command`: arguments with placeholders. `function`: a callable of one Task, or ``module:name``. Exactly one of the two.
-    `halt`: ``("now" | "soon", failures)``. `join`: the coordinators of the first level join from outside.
+    `halt`: ``("now" | "soon", failures)``. `results_dir`: keeps every task's stdout and stderr in ``<dir>/<task id>/``.
+    `plain`: a command's result is its text exactly, not parsed. `join`: the coordinators of the first level join from outside.
     Raises: UsageError for what contradicts itself.
     """
 
@@ -87,6 +88,7 @@ class Swarm:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         results_dir: str | None = None,
+        plain: bool = False,
         bus_dir: str | None = None,
         settings: Settings | None = None,
         run_id: str | None = None,
@@ -115,6 +117,7 @@ class Swarm:
             env=dict(env or {}),
             cwd=cwd,
             results_dir=results_dir,
+            plain=plain,
         )
         self._shape = (topology, coordinators, workers_per_coordinator, teams, depth)
         self._agents = agents
