@@ -110,7 +110,7 @@ def _spawned() -> None:
     size = struct.unpack("!Q", _read_exactly(0, 8))[0]
     sys.path[:], inner = pickle.loads(_read_exactly(0, size))
     main, args = pickle.loads(inner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _not_for_us)
     if not hasattr(select, "poll"):
         import threading
 
