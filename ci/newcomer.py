@@ -206,7 +206,7 @@ def wheelhouse(python: str) -> Path:
     machine = platform.machine()
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)] + [f"manylinux2014_{machine}", f"manylinux1_{machine}"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(part), "--only-binary=:all:"]
+        [sys.executable, "-m", "pip", "download", "-qq", "--dest", str(part), "--only-binary=:all:"]
         + ["--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags), *wanted],
         check=True,
     )
