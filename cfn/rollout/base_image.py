@@ -54,8 +54,9 @@ def ensure(
     packages = sorted(set(packages))
     containerfile = recipe("base")
     key = "\0".join([containerfile.read_text("utf-8"), suite, *packages])
-    tag = f"{name}:{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    with engine.alone("image"):
+    content = hashlib.sha256(key.encode()).hexdigest()[:12]
+    tag = f"{name}:{content}"
+    with engine.alone(f"image-{content}"):
         if exists(tag):
             return tag
         if answers(registry):

@@ -46,6 +46,11 @@ PID_FILES: Final = (
     (Path("/var/run/docker.pid"), "dockerd"),
     (Path("/var/run/docker/containerd/containerd.pid"), "containerd"),
 )
+#: Where a dockerd that we start writes, the first that can be written.
+LOG_FOLDERS: Final = (Path("/var/log"), Path(tempfile.gettempdir()))
+#: There when systemd runs this host; then it starts services, nobody else.
+SYSTEMD: Final = Path("/run/systemd/system")
+SWEEP_PATIENCE_S: Final = 15.0  # for removals that another sweep has begun: under load one took 4 s
 KINDS: Final = ("container", "network", "volume", "image")
 
 Say = Callable[[str], None]
@@ -129,7 +134,7 @@ def start(timeout_s: float = START_TIMEOUT_S, say: Say = lambda line: None) -> S
         found = status()  # whoever was alone before us may have started it
         if found.answers:
             return found
-        if Path("/run/systemd/system").is_dir():
+        if SYSTEMD.is_dir():
             return _start_unit(timeout_s)
         return _start_daemon(timeout_s, say)
 
@@ -248,10 +253,10 @@ def _running(path: Path, name: str) -> int | None:
 
 
 def _log_path() -> Path:
-    for folder in (Path("/var/log"), Path(tempfile.gettempdir())):
+    for folder in LOG_FOLDERS:
         if os.access(folder, os.W_OK):
             return folder / "cfn-dockerd.log"
-    raise NoEngine("neither /var/log nor the folder for temporary files is writable: dockerd needs a place for its log")
+    raise NoEngine(f"dockerd needs a place for its log, and none is writable: {', '.join(map(str, LOG_FOLDERS))}")
 
 
 def _reason(log: Path | None) -> str:
@@ -297,6 +302,7 @@ def sweep(images: bool = False, run: str | None = None) -> dict[str, int]:
 def _sweep_kind(kind: str, label: str) -> int:
     force = {"container": ["--force", "--volumes"], "volume": ["--force"], "image": ["--force"]}.get(kind, [])
     found = left = _labelled(kind, label)
+    until = time.monotonic() + SWEEP_PATIENCE_S
     while left:
         reason = ""
         try:
@@ -304,8 +310,10 @@ def _sweep_kind(kind: str, label: str) -> int:
         except EngineError as error:  # an image that others are made from goes in the next round
             reason = str(error)
         before, left = left, _labelled(kind, label)
-        if len(left) >= len(before):
-            raise EngineError(f"could not remove {kind} {', '.join(left)}: {reason}")
+        if left and len(left) >= len(before):
+            if time.monotonic() >= until or "in progress" not in reason:
+                raise EngineError(f"could not remove {kind} {', '.join(left)}: {reason}")
+            time.sleep(0.1)  # somebody else is removing it
     return len(found)
 
 

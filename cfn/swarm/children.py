@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
 import struct
 import subprocess
@@ -74,7 +75,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:
+    except BaseException:  # the last frame of this process: whatever it was is printed
         import traceback
 
         traceback.print_exc()
@@ -103,7 +104,18 @@ def _spawned() -> None:
     path, main, args = pickle.loads(_read_exactly(0, size))
     sys.path[:] = path
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(select, "poll"):
+        import threading
+
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     main(0, *args)
+
+
+def _end_with_parent() -> None:
+    """Where the loop cannot poll its lifeline, a thread reads it: nothing ever comes but its end."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def _read_exactly(fd: int, size: int) -> bytes:
@@ -136,12 +148,26 @@ def reap(children: dict[int, Child]) -> list[Child]:
         kill_group(found.si_pid)  # before the pid is free for another: whatever it left behind
         with contextlib.suppress(ChildProcessError):
             _, status = os.waitpid(found.si_pid, 0)
-            child = children.pop(found.si_pid, None)
-            if child is not None:
+            if found.si_pid in children:
+                child = children.pop(found.si_pid)
                 child.code = os.waitstatus_to_exitcode(status)
                 if child.popen is not None:
                     child.popen.returncode = child.code
                 ended.append(child)
+    return ended
+
+
+def reap_only(children: dict[int, Child]) -> list[Child]:
+    """As :func:`reap`, asking for these children alone: a program that uses a swarm may have others of its own."""
+    ended: list[Child] = []
+    for child in list(children.values()):
+        if child.popen is not None:
+            child.code = child.popen.poll()
+        else:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            child.code = os.waitstatus_to_exitcode(status) if pid else None
+        if child.code is not None:
+            ended.append(children.pop(child.pid))
     return ended
 
 
@@ -165,8 +191,6 @@ def group_is_gone(pgid: int) -> bool:
 
 def hung_up(fd: int) -> bool:
     """Whether the other end of the lifeline was closed."""
-    import select
-
     if not hasattr(select, "poll"):
         return False
     poller = select.poll()
@@ -175,11 +199,11 @@ def hung_up(fd: int) -> bool:
 
 
 def wait_for_end(children: dict[int, Child], timeout_s: float) -> list[Child]:
-    """Reap until all ended or the time is over; then SIGKILL the rest and reap them."""
+    """Reap until all ended or the time is over; then SIGKILL the rest and reap them. Only these children."""
     end = time.monotonic() + timeout_s
     ended: list[Child] = []
     while children:
-        ended += reap(children)
+        ended += reap_only(children)
         if not children:
             break
         if time.monotonic() >= end:
