@@ -100,7 +100,7 @@ def cgroups(controller: str) -> Iterator[Path]:
 
 def in_container() -> bool:
     """Whether this is a container, by the marks that engines leave."""
-    if any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv")) or os.environ.get("container"):
+    if any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv")) or os.environ.get("container"):  # noqa: SIM112 - podman's and systemd's name
         return True
     with contextlib.suppress(OSError):
         return any(

@@ -78,7 +78,7 @@ def _drafts(args: argparse.Namespace) -> list[Draft]:
 
     source = "stdin" if args.batch == "-" else args.batch
     try:
-        raw = sys.stdin.buffer.read() if args.batch == "-" else open(args.batch, "rb").read()  # noqa: SIM115 - closed at once
+        raw = sys.stdin.buffer.read() if args.batch == "-" else open(args.batch, "rb").read()
     except OSError as error:
         raise UsageError(f"--batch {args.batch!r} cannot be read: {error.strerror}") from None
     drafts = []

@@ -87,7 +87,7 @@ class CallJob:
         writer = self._wake[1]
         try:
             self._made = self._returned(self._function(self._task))
-        except BaseException as error:  # also SystemExit: it ends the task, not the worker
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends the task, not the worker
             self._made = self._raised(error)
         with contextlib.suppress(OSError):  # decided already: nobody listens
             os.write(writer, b"\n")
@@ -139,7 +139,7 @@ def find_function(name: str) -> Callable[[Task], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a module that is imported may raise anything
         raise UsageError(f"--call {name}: cannot import {module_name!r}: {type(error).__name__}: {error}") from None
     for part in path.split("."):
         try:

@@ -50,7 +50,17 @@ def test_every_command_explains_itself(cfn: Cfn, name: str) -> None:
 
 def test_a_send_imports_nothing_heavy(cfn: Cfn, send: Any) -> None:
     modules = imported_by("send", "--from", "lead", "--to", "worker-1", "--type", "task")
-    heavy = {"platformdirs", "psutil", "tqdm", "asyncio", "subprocess", "logging", "multiprocessing", "cfn.cli.receive", "tomllib"}
+    heavy = {
+        "platformdirs",
+        "psutil",
+        "tqdm",
+        "asyncio",
+        "subprocess",
+        "logging",
+        "multiprocessing",
+        "cfn.cli.receive",
+        "tomllib",
+    }
     assert not modules & heavy
     assert cfn("count", "worker-1").out == "1\n"
 
@@ -162,7 +172,11 @@ def test_what_a_gone_reader_did_not_get_goes_back(shell: Cfn, cfn: Cfn, send: An
 def test_a_full_disk_behind_stdout_is_an_error(cfn: Cfn, send: Any) -> None:
     send()
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m cfn receive worker-1 > /dev/full"], capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", f"{sys.executable} -m cfn receive worker-1 > /dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 6 and done.stderr.startswith("cfn: No space left on device"), done
     assert done.stderr.count("\n") == 1
