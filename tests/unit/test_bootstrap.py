@@ -57,7 +57,13 @@ class Checkout:
         return subprocess.Popen(
             [sys.executable, "-c", START, lacking, *arguments],
             cwd=self.root,
-            env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index), "PIP_CONFIG_FILE": os.devnull, **env},
+            env={
+                **os.environ,
+                "PIP_NO_INDEX": "1",
+                "PIP_FIND_LINKS": str(self.index),
+                "PIP_CONFIG_FILE": os.devnull,
+                **env,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

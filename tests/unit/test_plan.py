@@ -22,7 +22,7 @@ def test_the_pythons_of_the_matrix_are_those_of_the_project() -> None:
     assert PROJECT["project"]["requires-python"] == f">={pythons[0]}"
     assert PROJECT["tool"]["ruff"]["target-version"] == f"py{pythons[0].replace('.', '')}"
     assert PROJECT["tool"]["mypy"]["python_version"] == pythons[0]
-    assert pythons[0] == "%d.%d" % bootstrap.OLDEST
+    assert pythons[0] == ".".join(map(str, bootstrap.OLDEST))
 
 
 def test_the_matrix_names_all_three_systems() -> None:
