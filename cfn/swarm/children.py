@@ -82,7 +82,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:  # the last frame of this process: whatever it was is printed
+    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was is printed
         import traceback
 
         traceback.print_exc()
