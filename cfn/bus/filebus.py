@@ -22,7 +22,7 @@ from typing import Any, Final
 from cfn.bus import capabilities, clock, ending, names, place, registry
 from cfn.bus.delivery import FileDelivery, read_messages, redeem
 from cfn.bus.events import Event, Observer, Registered, Removed
-from cfn.bus.files import DepthRule, Folder, full
+from cfn.bus.files import DepthRule, full
 from cfn.bus.letters import list_dead, put_back
 from cfn.bus.mailbox import FileMailbox
 from cfn.bus.protocol import AgentInfo, Box, DeadLetter, Reason, Swept
@@ -131,7 +131,9 @@ class FileBus:
             "max_inbox": self.settings.max_inbox if max_inbox is None else max_inbox,
         }
         epoch, alive, fresh = registry.enter(self, agent, attended, who)
-        mailbox = self._mailbox(agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared)
+        mailbox = self._mailbox(
+            agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
+        )
         if not fresh:
             self.sweep_agent(mailbox.folders)
         if self.observers:
@@ -142,11 +144,15 @@ class FileBus:
         found = self.agent(check_agent_id(agent))
         return self._mailbox(agent, found.epoch, alive=None, attended=False, fresh=False, ordered=False)
 
-    def _mailbox(self, agent: str, epoch: int, *, alive: Any, attended: bool, fresh: bool, ordered: bool) -> FileMailbox:
+    def _mailbox(
+        self, agent: str, epoch: int, *, alive: Any, attended: bool, fresh: bool, ordered: bool
+    ) -> FileMailbox:
         # an ephemeral holder has no lock file: its claims outlive its process and are judged by their lease
         holder = self.writer.prove() if attended else os.urandom(5).hex()
         try:
-            mailbox = FileMailbox(self, self.folders(agent), epoch, alive=alive, holder=holder, fresh=fresh, ordered=ordered)
+            mailbox = FileMailbox(
+                self, self.folders(agent), epoch, alive=alive, holder=holder, fresh=fresh, ordered=ordered
+            )
         except FileNotFoundError:
             raise gone(agent) from None
         except OSError as error:
@@ -285,7 +291,9 @@ def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
                 raise UnfitPlace(f"no bus at {root}; `cfn bus init` makes one", path=root) from None
             _make(root, meta)
         except (ValueError, OSError) as error:
-            raise UnfitPlace(f"{path} cannot be read ({error}); `cfn bus clean` removes a broken bus", path=root) from None
+            raise UnfitPlace(
+                f"{path} cannot be read ({error}); `cfn bus clean` removes a broken bus", path=root
+            ) from None
     if facts.get("format") != FORMAT:
         raise FormatError(
             f"the bus at {root} has format {facts.get('format')!r}, this cfn knows {FORMAT}; upgrade cfn or use another folder",

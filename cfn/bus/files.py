@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 import sys
@@ -43,7 +44,11 @@ def full(error: OSError, what: str) -> OSError:
     """`error` as BusFull where it means "no room"; else unchanged."""
     if error.errno not in FULL:
         return error
-    mend = "raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else "free space on the bus"
+    mend = (
+        "raise the limit of open files (ulimit -n)"
+        if error.errno in (errno.EMFILE, errno.ENFILE)
+        else "free space on the bus"
+    )
     return BusFull(f"{what}: {error.strerror}; nothing was changed: {mend}", errno=error.errno)
 
 
@@ -197,7 +202,7 @@ class DepthRule:
                 os.unlink(os.path.join(scratch, name))
             os.rmdir(scratch)
         step = sizes[1] - sizes[0]
-        linear = step > 0 and all(b - a == step for a, b in zip(sizes, sizes[1:], strict=False)) and after == sizes[-2]
+        linear = step > 0 and all(b - a == step for a, b in itertools.pairwise(sizes)) and after == sizes[-2]
         return cls(sizes[0], step) if linear else cls(0, 0)
 
 

@@ -42,7 +42,15 @@ class FileMailbox:
     """See :class:`cfn.bus.protocol.Mailbox`."""
 
     def __init__(
-        self, bus: FileBus, folders: AgentFolders, epoch: int, *, alive: Lock | None, holder: str, fresh: bool, ordered: bool
+        self,
+        bus: FileBus,
+        folders: AgentFolders,
+        epoch: int,
+        *,
+        alive: Lock | None,
+        holder: str,
+        fresh: bool,
+        ordered: bool,
     ) -> None:
         self.bus = bus
         self.agent = folders.agent
@@ -132,7 +140,13 @@ class FileMailbox:
         return sent
 
     def _publish(
-        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_s: float, timeout_s: float | None
+        self,
+        to: str,
+        lane: Lane,
+        make: Callable[[int], bytes],
+        count: int | None,
+        delay_s: float,
+        timeout_s: float | None,
     ) -> None:
         self.bus.check_process()
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
@@ -143,7 +157,9 @@ class FileMailbox:
     def reply(self, to: Message, payload: Mapping[str, Any], *, type: str = "response", **options: Any) -> Message:
         return self.send(to.sender, type, payload, reply_to=to.msg_id, **options)
 
-    def request(self, to: str, type: str, payload: Mapping[str, Any], *, timeout_s: float = 10.0, **options: Any) -> Message:
+    def request(
+        self, to: str, type: str, payload: Mapping[str, Any], *, timeout_s: float = 10.0, **options: Any
+    ) -> Message:
         end = time.monotonic() + timeout_s
         asked = self.send(to, type, payload, timeout_s=timeout_s, **options)
         looked: set[str] = set()
@@ -391,7 +407,9 @@ class FileMailbox:
         if not self.bus.caps.doorbell:
             return None
         try:
-            return os.open(os.path.join(self.folders.path, "bell"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return os.open(
+                os.path.join(self.folders.path, "bell"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
         except OSError:
             return None
 
@@ -428,6 +446,11 @@ class FileMailbox:
         if self._alive is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
+            self._alive.close()
+
+    def detach(self) -> None:
+        self._end()
+        if self._alive is not None:
             self._alive.close()
 
     def remove(self, reason: Reason = "agent-gone") -> None:
@@ -469,7 +492,10 @@ class FileMailbox:
         self._end()
 
     def _fenced(self) -> Fenced:
-        return Fenced(f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it", agent=self.agent)
+        return Fenced(
+            f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it",
+            agent=self.agent,
+        )
 
 
 def _any_name(place: str, text: str) -> Name | None:

@@ -95,7 +95,9 @@ def _take_again(bus: FileBus, agent: str, attended: bool, who: dict[str, Any]) -
     except FileNotFoundError:
         return None
     if attended and lock is None:
-        raise AgentExists(f"agent {agent!r} was taken by another process this instant; choose another id", agent=agent, holder=agent)
+        raise AgentExists(
+            f"agent {agent!r} was taken by another process this instant; choose another id", agent=agent, holder=agent
+        )
     try:
         old = read_record(path)
         epoch = int(old["epoch"]) + 1
@@ -212,7 +214,9 @@ def _check_case(bus: FileBus, agent: str) -> None:
 
 def _collision(agent: str, other: str) -> AgentExists:
     return AgentExists(
-        f"agent id {agent!r} differs from the registered {other!r} only by case; choose another id", agent=agent, holder=other
+        f"agent id {agent!r} differs from the registered {other!r} only by case; choose another id",
+        agent=agent,
+        holder=other,
     )
 
 

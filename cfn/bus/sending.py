@@ -164,7 +164,9 @@ class Sender:
             self._tmp.unlink(name)
 
     def _fenced(self) -> Fenced:
-        return Fenced(f"{self._agent!r} was replaced or removed; this process may no longer send for it", agent=self._agent)
+        return Fenced(
+            f"{self._agent!r} was replaced or removed; this process may no longer send for it", agent=self._agent
+        )
 
     def _wait_for_room(self, to: str, lane: Lane, timeout_s: float) -> Outlet:
         end: float | None = None

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
         agents = [
             info
             for info in bus.agents()
-            if args.run in (None, info.run) and args.team in (None, info.team) and (info.alive is True or not args.alive)
+            if args.run in (None, info.run)
+            and args.team in (None, info.team)
+            and (info.alive is True or not args.alive)
         ]
     if args.json:
         from dataclasses import asdict
@@ -41,4 +43,13 @@ def run(args: argparse.Namespace) -> int:
 def _row(info: AgentInfo) -> tuple[str, ...]:
     state = {True: "alive", False: "dead", None: "ephemeral"}[info.alive]
     beat = "-" if info.beat_age_s is None else f"{info.beat_age_s:.1f}s"
-    return (info.agent, state, beat, info.role or "-", info.team or "-", info.run or "-", info.parent or "-", str(info.pid))
+    return (
+        info.agent,
+        state,
+        beat,
+        info.role or "-",
+        info.team or "-",
+        info.run or "-",
+        info.parent or "-",
+        str(info.pid),
+    )

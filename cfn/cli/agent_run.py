@@ -33,13 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "cfn agent run AGENT TASK [options] [-- COMMAND ...]"
     parser.add_argument("agent", type=agent_id, metavar="AGENT")
     parser.add_argument("task", metavar="TASK", help="what is to be done, in words")
-    parser.add_argument("--coordinator", type=agent_id, metavar="AGENT", help="its coordinator (default: CFN_COORDINATOR)")
+    parser.add_argument(
+        "--coordinator", type=agent_id, metavar="AGENT", help="its coordinator (default: CFN_COORDINATOR)"
+    )
     parser.add_argument("--task-id", metavar="ID", help="idempotency key (default: a new one each time)")
     parser.add_argument("--timeout", type=seconds, metavar="S", help="end the command after S seconds")
     parser.add_argument("--role", help="what the agent is for")
     parser.add_argument("--team", help="the team that it belongs to")
     parser.add_argument("--cwd", metavar="DIR", help="where the command runs")
-    parser.add_argument("--results", metavar="DIR", help="where output above the message limit goes (default: in CFN_STATE_DIR)")
+    parser.add_argument(
+        "--results", metavar="DIR", help="where output above the message limit goes (default: in CFN_STATE_DIR)"
+    )
     parser.add_argument("--stay", action="store_true", help="leave the agent registered")
 
 
@@ -62,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         spill_dir = args.results or _spill_dir(bus)
         with bridge.present(stay=args.stay):
             try:
-                result = bridge.work(args.task, args.command, cwd=args.cwd, timeout_s=args.timeout or None, spill_dir=spill_dir)
+                result = bridge.work(
+                    args.task, args.command, cwd=args.cwd, timeout_s=args.timeout or None, spill_dir=spill_dir
+                )
             except KeyboardInterrupt:
                 emit({"task_id": task_id, "status": "cancelled", "agent": args.agent, "reason": "interrupted"})
                 raise
@@ -101,7 +107,9 @@ def _check_command(command: list[str], cwd: str | None) -> None:
     where = os.path.join(cwd or "", name) if os.sep in name else name
     if not name or shutil.which(where) is None:
         what = "is not an executable file" if os.sep in name else "is not on PATH"
-        raise CommandNotFound(f"command {name!r} {what}: give its path, or install it; nothing was received", command=name)
+        raise CommandNotFound(
+            f"command {name!r} {what}: give its path, or install it; nothing was received", command=name
+        )
 
 
 def _spill_dir(bus: Any) -> str:

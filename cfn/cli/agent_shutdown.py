@@ -26,7 +26,9 @@ _ATTENDED_S = 30.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("agent", type=agent_id, metavar="AGENT")
-    parser.add_argument("--timeout", type=seconds, metavar="S", help="wait that long (default: 30 for an attended agent, else 0)")
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="S", help="wait that long (default: 30 for an attended agent, else 0)"
+    )
     parser.add_argument("--force", action="store_true", help="bury what is left in its inbox and remove it now")
 
 
@@ -94,7 +96,9 @@ def _report(args: argparse.Namespace, *, told: bool, buried: int) -> None:
     if args.json:
         emit({"agent": args.agent, "removed": True, "coordinator_told": told, "buried": buried})
     else:
-        say(f"{args.agent} is gone" + (f"; {_messages(buried)} buried as agent-gone (`cfn bus dead`)" if buried else ""))
+        say(
+            f"{args.agent} is gone" + (f"; {_messages(buried)} buried as agent-gone (`cfn bus dead`)" if buried else "")
+        )
 
 
 def _messages(number: int) -> str:

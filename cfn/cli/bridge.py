@@ -138,7 +138,9 @@ class Bridge:
         try:
             delivery.renew()
         except LeaseLost:
-            self.troubles.append(f"a message of {delivery.message.sender} was lost to another receiver while the command ran")
+            self.troubles.append(
+                f"a message of {delivery.message.sender} was lost to another receiver while the command ran"
+            )
             return False
         return True
 
@@ -194,7 +196,9 @@ class Bridge:
                     replies += self._reply(message, result)
                 delivery.ack()
             except LeaseLost:
-                self.troubles.append(f"the lease of a message of {delivery.message.sender} ended before its ack: it comes again")
+                self.troubles.append(
+                    f"the lease of a message of {delivery.message.sender} ended before its ack: it comes again"
+                )
             except (InboxFull, BusFull) as error:
                 self.unanswered += 1
                 self.troubles.append(f"not answered, given back: {error}")
@@ -211,7 +215,9 @@ class Bridge:
                 self.mailbox.reply(message, result)
             except MessageTooLarge:  # a small limit: say what became of it, without the output
                 short = {name: result[name] for name in ("task_id", "status", "exit_code", "agent", "attempt")}
-                self.mailbox.reply(message, {**short, "result": None, "reason": "the result is above the message limit"})
+                self.mailbox.reply(
+                    message, {**short, "result": None, "reason": "the result is above the message limit"}
+                )
         except AgentGone:
             self.troubles.append(f"{message.sender} is gone: its {message.type} was done and not answered")
             return False
@@ -245,7 +251,7 @@ def joined(bus: FileBus, agent: str, task: str, task_id: str, identity: Mapping[
         while len(found) < bus.settings.max_inbox and (more := mailbox.receive(0.0, 64)):
             found += more
     finally:
-        mailbox.abandon()
+        mailbox.detach()
     messages = [
         {"receipt": delivery.receipt, "attempt": delivery.attempt, "message": message.to_dict()}
         for delivery in found
@@ -263,8 +269,15 @@ def _known(bus: FileBus, agent: str) -> AgentInfo | None:
 
 def _merged(identity: Mapping[str, str | None], before: AgentInfo | None) -> dict[str, Any]:
     """What the command line says of the agent; where it is silent, what its earlier registration said."""
-    out: dict[str, Any] = {name: value or (getattr(before, name) if before else None) for name, value in identity.items()}
+    out: dict[str, Any] = {
+        name: value or (getattr(before, name) if before else None) for name, value in identity.items()
+    }
     if before is not None:
-        kept = {"run": before.run, "shared": before.shared, "max_inbox": before.max_inbox, "capabilities": before.capabilities}
+        kept = {
+            "run": before.run,
+            "shared": before.shared,
+            "max_inbox": before.max_inbox,
+            "capabilities": before.capabilities,
+        }
         out.update(kept)
     return out

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("agent", nargs="?", type=agent_id, metavar="AGENT", help="only those of this agent")
-    parser.add_argument("--put-back", action="append", default=[], metavar="LETTER", help="as the list names it (repeatable)")
+    parser.add_argument(
+        "--put-back", action="append", default=[], metavar="LETTER", help="as the list names it (repeatable)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ from cfn.cli.output import emit, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dead-agents", action="store_true", help="also end the mailboxes of attended agents that died")
+    parser.add_argument(
+        "--dead-agents", action="store_true", help="also end the mailboxes of attended agents that died"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

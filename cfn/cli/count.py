@@ -11,7 +11,9 @@ from cfn.cli.peek import BOXES
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("agent", type=agent_id, metavar="AGENT")
-    parser.add_argument("box", nargs="?", choices=BOXES, default="inbox", metavar="BOX", help=f"{', '.join(BOXES)} (default: inbox)")
+    parser.add_argument(
+        "box", nargs="?", choices=BOXES, default="inbox", metavar="BOX", help=f"{', '.join(BOXES)} (default: inbox)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "warn", "bad"]
 _COLOUR = {"ok": 32, "warn": 33, "bad": 31}
 #: File systems where rename is not atomic between hosts, or locks are not kept: the bus must not live there.
-_REMOTE = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs", "virtiofs"))
+_REMOTE = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs", "virtiofs")
+)
 #: Docker's default size of /dev/shm.
 _SHM_DEFAULT_BYTES = 64 << 20
 
@@ -86,7 +88,9 @@ def _python(plan: Plan) -> Iterator[Line]:
     from cfn.bus.capabilities import can_fork
 
     if not can_fork(plan.settings.without):
-        yield Line("fork", "warn", "no fork here: workers are spawned, 10 to 30 ms each", "use --pool, so that few are started")
+        yield Line(
+            "fork", "warn", "no fork here: workers are spawned, 10 to 30 ms each", "use --pool, so that few are started"
+        )
 
 
 def _place(plan: Plan) -> Iterator[Line]:
@@ -111,11 +115,21 @@ def _kind(plan: Plan) -> Iterator[Line]:
 
     kind = place.filesystem(host.nearest(plan.root))
     if kind in _REMOTE:
-        yield Line("file system", "bad", f"{kind}, a network file system", "set CFN_MESSAGE_BASE_DIR to a local folder, best on tmpfs")
+        yield Line(
+            "file system",
+            "bad",
+            f"{kind}, a network file system",
+            "set CFN_MESSAGE_BASE_DIR to a local folder, best on tmpfs",
+        )
     elif kind in ("tmpfs", "ramfs"):
         yield Line("file system", "ok", kind)
     else:
-        yield Line("file system", "warn", f"{kind}: messages go to a disk", "set CFN_MESSAGE_BASE_DIR to a folder on tmpfs, such as in /dev/shm")
+        yield Line(
+            "file system",
+            "warn",
+            f"{kind}: messages go to a disk",
+            "set CFN_MESSAGE_BASE_DIR to a folder on tmpfs, such as in /dev/shm",
+        )
 
 
 def _locks(plan: Plan) -> Iterator[Line]:
@@ -126,11 +140,21 @@ def _locks(plan: Plan) -> Iterator[Line]:
     found = probe(plan.root, plan.settings.without)
     missing = [name for name, works in (("doorbell", found.doorbell), ("dir_fd", found.dir_fd)) if not works]
     if found.lock == "none":
-        yield Line("locks", "warn", "no file locks: a dead agent is known by its heartbeat only", "use a local file system that has locks")
+        yield Line(
+            "locks",
+            "warn",
+            "no file locks: a dead agent is known by its heartbeat only",
+            "use a local file system that has locks",
+        )
     else:
         yield Line("locks", "ok", found.lock)
     if missing:
-        yield Line("capabilities", "warn", f"without {', '.join(missing)}: slower, same promises", "unset CFN_WITHOUT if it was set by mistake")
+        yield Line(
+            "capabilities",
+            "warn",
+            f"without {', '.join(missing)}: slower, same promises",
+            "unset CFN_WITHOUT if it was set by mistake",
+        )
 
 
 def _space(plan: Plan) -> Iterator[Line]:
@@ -141,7 +165,9 @@ def _space(plan: Plan) -> Iterator[Line]:
     bigger = "mount it larger (size=), or set CFN_MESSAGE_BASE_DIR elsewhere"
     yield _margin("space", room.free_bytes, plan.agents * footprint.TMPFS_BYTES, _mb, "free", bigger)
     if room.inodes is not None:
-        yield _margin("inodes", room.inodes, plan.agents * footprint.INODES, str, "free", "mount it with more inodes (nr_inodes=)")
+        yield _margin(
+            "inodes", room.inodes, plan.agents * footprint.INODES, str, "free", "mount it with more inodes (nr_inodes=)"
+        )
 
 
 def _shm(plan: Plan) -> Iterator[Line]:
@@ -155,7 +181,11 @@ def _shm(plan: Plan) -> Iterator[Line]:
     need = plan.agents * footprint.TMPFS_BYTES
     here = plan.root.startswith("/dev/shm/")
     verdict: Verdict = "ok" if not here or need * 2 <= room.free_bytes else "warn" if need <= room.free_bytes else "bad"
-    mend = "" if verdict == "ok" else "start the container with --shm-size=1g, or mount a tmpfs and set CFN_MESSAGE_BASE_DIR to it"
+    mend = (
+        ""
+        if verdict == "ok"
+        else "start the container with --shm-size=1g, or mount a tmpfs and set CFN_MESSAGE_BASE_DIR to it"
+    )
     yield Line("/dev/shm", verdict, f"in a container with the default of {_mb(room.total_bytes)}", mend)
 
 
@@ -165,7 +195,11 @@ def _descriptors(plan: Plan) -> Iterator[Line]:
         return
     soft, hard = limits
     need = footprint.OWN_DESCRIPTORS + footprint.COORDINATOR_DESCRIPTORS * plan.team
-    mend = f"ulimit -n {max(need * 2, 65536)}" if hard >= need * 2 else f"the hard limit is {hard}: LimitNOFILE= in the unit, or docker run --ulimit nofile=65536"
+    mend = (
+        f"ulimit -n {max(need * 2, 65536)}"
+        if hard >= need * 2
+        else f"the hard limit is {hard}: LimitNOFILE= in the unit, or docker run --ulimit nofile=65536"
+    )
     yield _margin("open files", soft, need, str, f"allowed to one coordinator of {plan.team}", mend)
 
 
@@ -176,13 +210,20 @@ def _pids(plan: Plan) -> Iterator[Line]:
         return
     name, free = min(limits.items(), key=lambda item: item[1])
     need = plan.agents * footprint.PIDS + plan.agents // max(1, plan.team) + 1
-    yield _margin("processes", free, need, str, f"left by {name}", f"raise {name}, or use --pool: few agents take many tasks each")
+    yield _margin(
+        "processes", free, need, str, f"left by {name}", f"raise {name}, or use --pool: few agents take many tasks each"
+    )
 
 
 def _memory(plan: Plan) -> Iterator[Line]:
     available, limit = host.memory()
     yield _margin(
-        "memory", available, plan.agents * footprint.MEMORY_BYTES, _mb, f"available on {limit}", "fewer --agents, or --pool"
+        "memory",
+        available,
+        plan.agents * footprint.MEMORY_BYTES,
+        _mb,
+        f"available on {limit}",
+        "fewer --agents, or --pool",
     )
 
 

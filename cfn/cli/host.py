@@ -103,7 +103,9 @@ def in_container() -> bool:
     if any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv")) or os.environ.get("container"):
         return True
     with contextlib.suppress(OSError):
-        return any(word in Path("/proc/1/cgroup").read_text() for word in ("docker", "kubepods", "containerd", "libpod"))
+        return any(
+            word in Path("/proc/1/cgroup").read_text() for word in ("docker", "kubepods", "containerd", "libpod")
+        )
     return False
 
 

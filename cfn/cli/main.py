@@ -216,7 +216,9 @@ def _fail(line: str, code: Exit) -> Exit:
 def _speak_utf8() -> None:
     """JSON is UTF-8 whatever the console's code page is."""
     for stream in (sys.stdout, sys.stderr):
-        if (getattr(stream, "encoding", None) or "utf-8").lower() not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
+        if (getattr(stream, "encoding", None) or "utf-8").lower() not in ("utf-8", "utf8") and hasattr(
+            stream, "reconfigure"
+        ):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 

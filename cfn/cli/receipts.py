@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def add_receipts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("receipts", nargs="+", metavar="RECEIPT", help="as `cfn receive` printed it; `-` reads one a line from stdin")
+    parser.add_argument(
+        "receipts", nargs="+", metavar="RECEIPT", help="as `cfn receive` printed it; `-` reads one a line from stdin"
+    )
 
 
 def settle(args: argparse.Namespace, done: str, act: Callable[[Delivery], str | None]) -> int:

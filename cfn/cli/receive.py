@@ -26,9 +26,16 @@ _WAIT_S = 1.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("agent", type=agent_id, metavar="AGENT")
-    parser.add_argument("--timeout", type=seconds, metavar="S", help="wait that long for the first (default: 0); with --follow, for the next (default: for ever)")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="wait that long for the first (default: 0); with --follow, for the next (default: for ever)",
+    )
     parser.add_argument("--follow", action="store_true", help="go on until interrupted")
-    parser.add_argument("--limit", type=count, metavar="N", help="most deliveries (default: 1; with --follow: no limit)")
+    parser.add_argument(
+        "--limit", type=count, metavar="N", help="most deliveries (default: 1; with --follow: no limit)"
+    )
     parser.add_argument("--lease", type=seconds, metavar="S", help="how long each is held for you (default: CFN_LEASE)")
     parser.add_argument("--ack", action="store_true", help="ack each delivery as soon as it is printed")
 
@@ -39,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             printed = _follow(args, bus, mailbox) if args.follow else _once(args, bus, mailbox)
         finally:
-            mailbox.abandon()  # not close(): what was printed stays claimed, judged by its lease, for who has the receipt
+            mailbox.detach()  # not close(): what was printed stays claimed, judged by its lease, for who has the receipt
     return Exit.OK if printed else Exit.PARTIAL
 
 

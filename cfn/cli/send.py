@@ -30,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--priority", choices=("control", "high", "normal", "low"), default="normal", help="the lane")
     parser.add_argument("--expires-in", type=seconds, metavar="S", help="bury it when nobody took it by then")
     parser.add_argument("--delay", type=seconds, default=0.0, metavar="S", help="deliver it that much later")
-    parser.add_argument("--timeout", type=seconds, metavar="S", help="wait at a full inbox (default: CFN_SEND_TIMEOUT; 0: no wait)")
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="S", help="wait at a full inbox (default: CFN_SEND_TIMEOUT; 0: no wait)"
+    )
     parser.add_argument("--reply-to", metavar="MSG_ID", help="the message that this answers")
 
 
@@ -38,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     if args.type == "":
         raise UsageError("--type '' is empty: name what kind of message it is, such as request")
     if args.batch is not None and (args.payload is not None or args.dash is not None or args.delay):
-        raise UsageError("--batch takes neither --payload nor --delay: each of its lines is a message, delivered at once")
+        raise UsageError(
+            "--batch takes neither --payload nor --delay: each of its lines is a message, delivered at once"
+        )
     drafts = _drafts(args) if args.batch is not None else None
     payload = payload_of(args) if drafts is None else {}
     with open_bus(args) as bus:
@@ -93,7 +97,9 @@ def _line(data: dict[str, Any], where: str, args: argparse.Namespace) -> dict[st
         raise BadMessage(f"{where}: the key 'payload' must hold a JSON object; nothing was sent")
     for key in data:
         if key not in _LINE_KEYS:
-            raise BadMessage(f"{where}: unknown key {key!r}: what the agent shall see belongs into 'payload'; nothing was sent")
+            raise BadMessage(
+                f"{where}: unknown key {key!r}: what the agent shall see belongs into 'payload'; nothing was sent"
+            )
     for key in ("type", "reply_to"):
         if key in data and (not isinstance(data[key], str) or not data[key]):
             raise BadMessage(f"{where}: {key!r} must be a non-empty string; nothing was sent")

@@ -7,8 +7,8 @@ and the worker ends its process (the thread is a daemon, it does not hold the ex
 
 from __future__ import annotations
 
-import contextlib
 import _thread
+import contextlib
 import os
 import time
 from collections.abc import Callable

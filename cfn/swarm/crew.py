@@ -253,7 +253,8 @@ class Crew:
             again = Work(work.task, work.attempt + 1, work.lost + 1)
             self._cooling.append((child.pid, time.monotonic() + GROUP_WAIT_S, again))
         else:
-            why = f"killed by signal {-child.code}" if (child.code or 0) < 0 else f"exit code {child.code}"
+            code = child.code or 0
+            why = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self.done(self._result(worker, work, "lost", f"its agent died {work.lost + 1} times, last time: {why}"))
 
     def _give_up_starting(self) -> None:

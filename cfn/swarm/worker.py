@@ -39,7 +39,15 @@ class Worker:
     """See the module."""
 
     def __init__(
-        self, mailbox: FileMailbox, lifeline: int, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+        self,
+        mailbox: FileMailbox,
+        lifeline: int,
+        agent: str,
+        coordinator: str,
+        team: str | None,
+        run: str,
+        term: int,
+        body: Body,
     ) -> None:
         self._mailbox = mailbox
         self._bus = mailbox.bus
@@ -80,7 +88,9 @@ class Worker:
         watched: list[int] = []
         while not (self._leaving and self._job is None):
             due = self._job.due_s() if self._job is not None else None
-            ready = loop.wait(min(self._bus.settings.heartbeat, due) if due is not None else self._bus.settings.heartbeat)
+            ready = loop.wait(
+                min(self._bus.settings.heartbeat, due) if due is not None else self._bus.settings.heartbeat
+            )
             if ready.get(self._lifeline, 0) & HANG_UP:
                 self._die(mailbox)
             mailbox.drain_bell()
@@ -113,7 +123,13 @@ class Worker:
         self._task, self._attempt = task, attempt
         try:
             self._job = self._body.job(
-                task, attempt, self._agent, self._coordinator, self._bus.root, self._run, self._bus.settings.max_message_bytes
+                task,
+                attempt,
+                self._agent,
+                self._coordinator,
+                self._bus.root,
+                self._run,
+                self._bus.settings.max_message_bytes,
             )
         except CfnError as error:
             self._job = _Refused(str(error))
@@ -171,7 +187,9 @@ class Worker:
     def _say(self, mailbox: Mailbox, type: str, payload: dict[str, object]) -> None:
         while True:
             try:
-                mailbox.send(self._coordinator, type, payload, priority="high", timeout_s=0.0, run=self._run, term=self._term)
+                mailbox.send(
+                    self._coordinator, type, payload, priority="high", timeout_s=0.0, run=self._run, term=self._term
+                )
                 return
             except InboxFull:
                 if _hung_up(self._lifeline):
