@@ -171,7 +171,7 @@ def pick_site(name: str | None, say: Callable[[str], None]) -> Site:
     if name not in (None, "containers"):
         raise UsageError(f"--site {name!r} is not known: use {' or '.join(SITES)}")
     try:
-        return _containers()
+        return _containers(say)
     except UnfitHost as error:
         if name is not None:
             raise
@@ -179,13 +179,10 @@ def pick_site(name: str | None, say: Callable[[str], None]) -> Site:
         return LocalSite()
 
 
-def _containers() -> Site:
-    try:
-        from cfn.rollout.site_containers import ContainerSite  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise UnfitHost(f"the containers site needs {error.name}: pip install 'cfn-swarm[containers]'") from None
-    site: Site = ContainerSite()
-    return site
+def _containers(say: Callable[[str], None]) -> Site:
+    from cfn.rollout.site_containers import ContainerSite
+
+    return ContainerSite(say=say)
 
 
 def _teams(plain: dict[str, Any]) -> dict[str, TeamReport]:
