@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import IO, Any, Protocol, cast
 
-from cfn.errors import CfnError, Exit
+from cfn.errors import CfnError, Exit, RunError
 from cfn.rollout.sites import StepPlan
 from cfn.swarm.task import Report, Result, Task
 
@@ -32,7 +32,7 @@ class RunLike(Protocol):
     def __iter__(self) -> Iterator[Result]: ...
 
     @property
-    def report(self) -> Report: ...
+    def report(self) -> Report | None: ...
 
 
 class SwarmLike(Protocol):

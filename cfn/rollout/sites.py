@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from cfn.errors import Exit, RunError, UnfitHost, UsageError
 from cfn.rollout import leftovers, work
-from cfn.swarm.task import Report, Result, Task, TeamReport
+from cfn.swarm.task import Report, Result, Task
 
 SITES: Final = ("local", "containers")
 #: Beyond a run's own deadline, before its master is taken for hung: it has to gather what it has and to tidy up.
@@ -127,6 +127,7 @@ class LocalSite:
             ) from None
         finally:
             _end(master)
+        sys.stderr.write(complaint)  # of agents too, and worth seeing whatever became of the run
         if master.returncode == Exit.INTERRUPTED:
             raise KeyboardInterrupt
         if master.returncode != 0:
@@ -153,8 +154,8 @@ def read_answer(text: str) -> tuple[list[Result], Report, tuple[int, int]]:
     try:
         lines = [json.loads(line) for line in text.splitlines()]
         last = lines.pop()
-        results = [Result(**line["result"]) for line in lines]
-        report = Report(**{**last["report"], "teams": _teams(last["report"]["teams"])})
+        results = [Result.from_dict(line["result"]) for line in lines]
+        report = Report.from_dict(last["report"])
         used, limit = last["open_files"]
     except (ValueError, LookupError, TypeError) as error:
         raise RunError(f"the master's answer cannot be read: {error!r}") from None
@@ -186,10 +187,6 @@ def _containers() -> Site:
         raise UnfitHost(f"the containers site needs {error.name}: pip install 'cfn-swarm[containers]'") from None
     site: Site = ContainerSite()
     return site
-
-
-def _teams(plain: dict[str, Any]) -> dict[str, TeamReport]:
-    return {team: TeamReport(**report) for team, report in plain.items()}
 
 
 def _end(master: subprocess.Popen[str]) -> None:
