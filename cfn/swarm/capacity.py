@@ -1,7 +1,6 @@
-"""How many agents a host carries, and how many a run gets that names no number.
+"""How many agents a host carries now, and how many a run gets that names no number.
 
-Figures of one agent (a forked warm worker, measured on Linux with tmpfs): 0.5 MB of memory (1 MB with its command's own
-start-up is a safe plan), 2 processes while its command runs, 9 descriptors in its own process, 13 inodes of the bus.
+What one agent costs stands in :mod:`cfn.swarm.footprint`.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ import sys
 from typing import Final
 
 from cfn.settings import Settings
+from cfn.swarm import footprint
 
-MEMORY_BYTES: Final = 1 << 20
-PROCESSES: Final = 2
-INODES: Final = 13
-BUS_BYTES: Final = 64 * 1024  # 13 inodes and a message or two; tmpfs counts whole pages
 #: Commands of agents mostly wait (for a model, a compiler, a network): several fit on a core.
 AGENTS_A_CORE: Final = 8
 
@@ -24,7 +20,7 @@ AGENTS_A_CORE: Final = 8
 def default_agents(tasks: int, settings: Settings) -> int:
     """The number of workers of a run that names none: min(tasks, 8 a core, the host's capacity, ``max_agents``), at least 1."""
     cores = os.cpu_count() or 1
-    return max(1, min(tasks, AGENTS_A_CORE * cores, capacity(), settings.max_agents))
+    return max(1, min(tasks, AGENTS_A_CORE * cores, capacity(), int(settings.max_agents)))
 
 
 def capacity() -> int:
@@ -43,17 +39,17 @@ def _by_memory() -> int:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024 // MEMORY_BYTES
+                    return int(line.split()[1]) * 1024 // footprint.MEMORY_BYTES
     except OSError:
         pass
     import psutil
 
-    return int(psutil.virtual_memory().available) // MEMORY_BYTES
+    return int(psutil.virtual_memory().available) // footprint.MEMORY_BYTES
 
 
 def _by_processes() -> int:
     limits = [limit for limit in (_rlimit(), _cgroup_pids()) if limit is not None]
-    return min(limits) // PROCESSES if limits else 1 << 20
+    return min(limits) // footprint.PIDS if limits else 1 << 20
 
 
 def _rlimit() -> int | None:

@@ -10,57 +10,107 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cfn.errors import BadAgentId, BadMessage
 from cfn.message import check_agent_id, dump_json, load_json
 from cfn.swarm.job import TAIL_BYTES
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 #: JSON writes one byte of text as at most six ("\u0000"): below a sixth of the limit nothing needs to be measured.
 _SWELL: Final = 6
+_NAME_LENGTH: Final = 200  # a file name has 255 bytes nearly everywhere
 _FOLDS_CASE: Final = sys.platform in ("win32", "darwin")
 
 
-def output_name(task_id: str) -> str:
-    """File name for a task's output. Ids that are no safe name (or would collide by case) get part of their SHA-256."""
-    try:
-        check_agent_id(task_id)
-        if not (_FOLDS_CASE and task_id != task_id.lower()):
-            return task_id + ".out"
-    except BadAgentId:
-        pass
+def file_name(task_id: str) -> str:
+    """A name for a task's files that is legal everywhere and never leaves its folder: the id, percent-encoded (RFC 3986).
+
+    Ids that are too long, name a Windows device, or could collide where case is folded, get part of their SHA-256.
+    """
+    from urllib.parse import quote
+
+    name = quote(task_id, safe="~", errors="surrogatepass")
+    name = "%2E" + name[1:] if name.startswith(".") else name
+    if name and len(name) <= _NAME_LENGTH and not (_FOLDS_CASE and name != name.lower()):
+        try:
+            check_agent_id("x" if "%" in name or "~" in name else name[:64])
+            return name
+        except BadAgentId:
+            pass
     import hashlib
 
     digest = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"t-{re.sub('[^A-Za-z0-9_-]', '_', task_id)[:40]}-{digest}.out"
+    return f"t-{re.sub('[^A-Za-z0-9_-]', '_', task_id)[:40]}-{digest}"
+
+
+class Kept:
+    """A file that takes what comes, with its size and SHA-256. Nothing raises: what the disk refuses is said in `error`."""
+
+    def __init__(self, path: str) -> None:
+        import hashlib
+
+        self.path = os.path.abspath(path)
+        self.error: str | None = None
+        self._hash = hashlib.sha256()
+        self._fd: int | None = None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            self._fd = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            self._refuse(error)
+
+    def write(self, data: bytes) -> None:
+        if self._fd is None:
+            return
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            self._refuse(error)
+            return
+        self._hash.update(data)
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def _refuse(self, error: OSError) -> None:
+        self.close()
+        self.error = f"its output could not be written to {self.path}: {error.strerror}"
 
 
 class Output:
-    """The standard output of one attempt."""
+    """The standard output of one attempt: in memory up to the limit, beyond it as a whole on disk.
 
-    def __init__(self, limit_bytes: int, spill_dir: str | os.PathLike[str], task_id: str) -> None:
+    `keep`: a file that gets all of it in any case (``--results``), and then serves as the file on disk too.
+    """
+
+    def __init__(
+        self, limit_bytes: int, spill_dir: str | os.PathLike[str], task_id: str, keep: str | None = None
+    ) -> None:
         self._limit = limit_bytes
-        self._folder = spill_dir
-        self._task_id = task_id
+        self._spill = os.path.join(spill_dir, file_name(task_id) + ".out")
         self._held = bytearray()
-        self._file: int | None = None
-        self._hash: _Hash | None = None
+        self._kept = Kept(keep) if keep is not None else None
+        self._large = False
         self.size = 0
-        self.path: str | None = None
-        self.error: str | None = None  # why the output could not be kept
 
     def write(self, data: bytes) -> None:
         """Take more of it. Never raises: what the disk refuses is dropped, and `error` says so."""
         self.size += len(data)
-        if self.path is None and self.error is None:
+        if self._kept is not None:
+            self._kept.write(data)
+        if not self._large:
             self._held += data
             if self.size > self._limit:
-                self._spill()
-        elif self.error is None:
-            self._append(data)
+                self._to_disk()
 
     def value(self, parse: bool) -> Any:
         """The output as a result: parsed when the whole is one JSON value, else text; None when it is on disk.
@@ -68,56 +118,40 @@ class Output:
         `parse` False: the text exactly; bytes that are not UTF-8 become lone surrogates (`surrogateescape`), so that
         the original can be written again.
         """
-        if self.path is not None or self.error is not None:
+        if self._large:
             return None
         raw = bytes(self._held)
         value = _parsed(raw) if parse else raw.decode("utf-8", "surrogateescape")
         if len(raw) * _SWELL > self._limit and len(dump_json(value)) > self._limit:
-            self._spill()
+            self._to_disk()
             return None
         return value
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._kept is not None:
+            self._kept.close()
+
+    @property
+    def path(self) -> str | None:
+        """Of an output on disk."""
+        return self._kept.path if self._kept is not None and self._large and self._kept.error is None else None
 
     @property
     def sha256(self) -> str | None:
         """Of an output on disk."""
-        return self._hash.hexdigest() if self._hash is not None and self.error is None else None
+        return self._kept.sha256 if self._kept is not None and self.path is not None else None
 
-    def _spill(self) -> None:
-        import hashlib
+    @property
+    def error(self) -> str | None:
+        """Why the output could not be kept on disk."""
+        return self._kept.error if self._kept is not None else None
 
-        path = os.path.abspath(os.path.join(self._folder, output_name(self._task_id)))
-        try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            self._file = os.open(path, flags, 0o600)
-        except OSError as error:
-            self._refuse(path, error)
-            return
-        self.path, self._hash = path, hashlib.sha256()
-        held, self._held = bytes(self._held), bytearray()
-        self._append(held)
-
-    def _append(self, data: bytes) -> None:
-        assert self._file is not None and self._hash is not None and self.path is not None
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError as error:
-            self._refuse(self.path, error)
-            return
-        self._hash.update(data)
-
-    def _refuse(self, path: str, error: OSError) -> None:
-        self.close()
+    def _to_disk(self) -> None:
+        self._large = True
+        if self._kept is None:
+            self._kept = Kept(self._spill)
+            self._kept.write(bytes(self._held))
         self._held = bytearray()
-        self.path = None
-        self.error = f"its output could not be written to {path}: {error.strerror}"
 
 
 def _parsed(raw: bytes) -> Any:
@@ -131,17 +165,24 @@ def _parsed(raw: bytes) -> Any:
 
 
 class Tail:
-    """The last 4 KiB of a stream, whatever its length."""
+    """The last 4 KiB of a stream, whatever its length; `keep`: a file that gets all of it."""
 
-    def __init__(self, keep_bytes: int = TAIL_BYTES) -> None:
+    def __init__(self, keep_bytes: int = TAIL_BYTES, keep: str | None = None) -> None:
         self._keep = keep_bytes
+        self._kept = Kept(keep) if keep is not None else None
         self._held = b""
         self._cut = False
 
     def write(self, data: bytes) -> None:
+        if self._kept is not None:
+            self._kept.write(data)
         held = self._held + data[-self._keep :]
         self._cut = self._cut or len(self._held) + len(data) > self._keep
         self._held = held[-self._keep :]
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
     def text(self) -> str:
         """As UTF-8; a character that the cut went through is dropped."""

@@ -75,7 +75,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:
+    except BaseException:  # the last frame of this process: whatever it was is printed
         import traceback
 
         traceback.print_exc()
@@ -148,8 +148,8 @@ def reap(children: dict[int, Child]) -> list[Child]:
         kill_group(found.si_pid)  # before the pid is free for another: whatever it left behind
         with contextlib.suppress(ChildProcessError):
             _, status = os.waitpid(found.si_pid, 0)
-            child = children.pop(found.si_pid, None)
-            if child is not None:
+            if found.si_pid in children:
+                child = children.pop(found.si_pid)
                 child.code = os.waitstatus_to_exitcode(status)
                 if child.popen is not None:
                     child.popen.returncode = child.code

@@ -44,7 +44,7 @@ POLLABLE_PIPES: Final = os.name == "posix"
 class CommandJob:
     """One attempt at one task by a command (a list of arguments; never a shell). See :class:`~cfn.swarm.job.Job`.
 
-    `parse` False keeps the text as it was written. `process_group`: None stays in the caller's group, 0 makes an own
+    `parse` False keeps the text as it was written. `keep_dir`: a folder for files `stdout` and `stderr`, whole. `process_group`: None stays in the caller's group, 0 makes an own
     one. The caller must not reap children by ``waitpid(-1)``.
     """
 
@@ -60,6 +60,7 @@ class CommandJob:
         task_id: str = "task",
         *,
         parse: bool = True,
+        keep_dir: str | None = None,
         process_group: int | None = None,
         grace_s: float = GRACE_S,
         pidfd: bool = True,
@@ -77,8 +78,8 @@ class CommandJob:
         self._grace_s = grace_s
         self._use_pidfd, self._use_pipes = pidfd, pipes
         self._clock, self._wall = clock, wall
-        self._output = Output(limit_bytes, spill_dir, task_id)
-        self._tail = Tail()
+        self._limit_bytes, self._spill_dir, self._task_id, self._keep_dir = limit_bytes, spill_dir, task_id, keep_dir
+        self._output, self._tail = self._sinks(None)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         self._streams: dict[int, Output | Tail] = {}  # open pipes, and who takes what comes out of them
@@ -100,6 +101,8 @@ class CommandJob:
 
     def start(self) -> None:
         self._began, self._started_at = self._clock(), self._wall()
+        if self._keep_dir is not None:
+            self._output, self._tail = self._sinks(self._keep_dir)
         try:
             self._spawn()
         except (OSError, ValueError) as error:
@@ -154,6 +157,10 @@ class CommandJob:
             self._stop("cancelled", grace_s)
 
     # ------------------------------------------------------------ start
+
+    def _sinks(self, folder: str | None) -> tuple[Output, Tail]:
+        out, err = (os.path.join(folder, "stdout"), os.path.join(folder, "stderr")) if folder else (None, None)
+        return Output(self._limit_bytes, self._spill_dir, self._task_id, out), Tail(keep=err)
 
     def _spawn(self) -> None:
         stdin = _filled(self._stdin) if POLLABLE_PIPES else _file_of(self._stdin)
@@ -290,6 +297,7 @@ class CommandJob:
             file.close()
         self._files = []
         self._output.close()
+        self._tail.close()
         if self._kin is not None:
             self._kin.close()
 

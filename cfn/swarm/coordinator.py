@@ -31,11 +31,13 @@ from cfn.swarm.worker import wire, work
 
 if TYPE_CHECKING:
     from cfn.bus.filebus import FileBus
+    from cfn.bus.mailbox import FileMailbox
 
 #: From a cancellation to SIGKILL, in a worker's command (its own SIGTERM grace is within it) and for coordinators above.
 CANCEL_GRACE_S: Final = 1.2
 _FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop"})
 _TURN_S: Final = 0.25  # longest turn without an event: heartbeat, watching, timers
+_LOOK_S: Final = 0.1
 _SHORT_S: Final = 0.01  # while something waits for room or for a process group to vanish
 _BATCH: Final = 100  # results in one file
 _MESH_S: Final = 2.0  # a peer that did not answer by then died: the report says so, the run goes on
@@ -61,7 +63,9 @@ class Coordinator:
         self._lifeline_fd = lifeline
         self._fork = fork
         self._join = join
-        size = max(bus.settings.max_inbox, 2 * (node.workers + len(node.children)) + 64)  # every child's ready and result has room
+        size = max(
+            bus.settings.max_inbox, 2 * (node.workers + len(node.children)) + 64
+        )  # every child's ready and result has room
         self.mailbox = mailbox or bus.register(
             self.agent, role=self.role, team=node.team, run=run, parent=parent, max_inbox=size
         )
@@ -83,6 +87,7 @@ class Coordinator:
         self._stopping = False
         self._cancelled = False
         self._kill_at: float | None = None
+        self._parent_looked_at = 0.0
         self._health_at = time.monotonic() + bus.settings.health_check_interval
 
     # ------------------------------------------------------------ the loop
@@ -101,6 +106,9 @@ class Coordinator:
                 if self._lifeline_fd is not None and ready.get(self._lifeline_fd, 0) & HANG_UP:
                     self.orphaned()
                     break
+                if self._lifeline_fd is None and self._parent_died():
+                    self.orphaned()
+                    break
                 self.turn()
             self.end()
         except Fenced:
@@ -108,6 +116,14 @@ class Coordinator:
         finally:
             self._clear()
             loop.close()
+
+    def _parent_died(self) -> bool:
+        """Of one that joined from outside: no lifeline leads here, so the parent's lock is asked, ten times a second."""
+        now = time.monotonic()
+        if self.parent is None or now - self._parent_looked_at < _LOOK_S:
+            return False
+        self._parent_looked_at = now
+        return not self.bus.is_alive(self.parent)
 
     def turn(self) -> None:
         """One round; see the module for its order."""
@@ -129,6 +145,10 @@ class Coordinator:
         self._report_health()
 
     def _pause_s(self) -> float:
+        if self.crew.starting:
+            return 0.0
+        if self._lifeline_fd is None and self.parent is not None:
+            return _SHORT_S if self._up else _LOOK_S
         return _SHORT_S if self._up or self.crew.restless or self._kill_at is not None else _TURN_S
 
     def _read_mail(self) -> None:
@@ -232,10 +252,24 @@ class Coordinator:
     def _start_worker(self, agent: str) -> Child:
         args = (agent, self.agent, self.node.team, self.run, self.term, self.body)
         if self._fork:
-            child = children.fork_child(agent, self._lifeline, work, self.bus, *args)
+            child = self._fork_worker(agent, *args)
         else:
             child = children.spawn_child(agent, spawned_worker, self.bus.root, self.bus.settings, *args)
         self._children[child.pid] = child
+        return child
+
+    def _fork_worker(self, agent: str, *args: Any) -> Child:
+        mailbox = self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent)
+        mailbox.leave_to_child(self.agent)
+        try:
+            child = children.fork_child(agent, self._lifeline, forked_worker, mailbox, *args)
+        except OSError:
+            mailbox.adopt()
+            mailbox.remove()
+            mailbox.bus.close()
+            raise
+        mailbox.hand_over()
+        self.bus.set_pid(agent, child.pid)
         return child
 
     def _start_coordinator(self, node: Node) -> Child:
@@ -376,6 +410,12 @@ class Coordinator:
             "status": "healthy",
             "inbox_count": self.bus.count(self.agent),
             "alive": self.crew.alive,
+            **self.losses(),
+        }
+
+    def losses(self) -> dict[str, int]:
+        """Here and below."""
+        return {
             "workers_lost": self.crew.lost + sum(branch.workers_lost for branch in self.branches.all.values()),
             "gaps": self.mailbox.gaps + sum(branch.gaps for branch in self.branches.all.values()),
         }
@@ -422,12 +462,16 @@ class Coordinator:
         self._lifeline.close()  # whoever still lives below wakes and ends itself
         children.wait_for_end(self._children, 1.0)
         for agent in self.bus.agent_ids():
-            if agent.startswith(self.agent + ".") or (self.parent is None and agent.startswith(self.run + ".") and agent != self.agent):
+            if agent.startswith(self.agent + ".") or (
+                self.parent is None and agent.startswith(self.run + ".") and agent != self.agent
+            ):
                 self.bus.remove(agent)
         self.mailbox.remove()
 
 
-def coordinate(lifeline: int, bus: FileBus, node: Node, run: str, parent: str, body: Body, term: int, fork: bool) -> None:
+def coordinate(
+    lifeline: int, bus: FileBus, node: Node, run: str, parent: str, body: Body, term: int, fork: bool
+) -> None:
     """The whole life of a forked coordinator process; `bus` is its parent's."""
     mine = bus.reborn()
     try:
@@ -444,9 +488,23 @@ def spawned_coordinator(
     coordinate(lifeline, FileBus(root, settings), node, run, parent, body.warm(), term, fork)
 
 
+def forked_worker(lifeline: int, mailbox: FileMailbox, *args: Any) -> None:
+    mailbox.adopt()
+    work(lifeline, mailbox, *args)
+
+
 def spawned_worker(
-    lifeline: int, root: str, settings: Any, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+    lifeline: int,
+    root: str,
+    settings: Any,
+    agent: str,
+    coordinator: str,
+    team: str | None,
+    run: str,
+    term: int,
+    body: Body,
 ) -> None:
     from cfn.bus.filebus import FileBus
 
-    work(lifeline, FileBus(root, settings), agent, coordinator, team, run, term, body.warm())
+    mailbox = FileBus(root, settings).register(agent, role="worker", team=team, run=run, parent=coordinator)
+    work(lifeline, mailbox, agent, coordinator, team, run, term, body.warm())

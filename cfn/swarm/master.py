@@ -69,7 +69,9 @@ class Master(Coordinator):
         for queue in self._queues.values():
             heapq.heapify(queue)
         self._given: dict[str, str] = {}  # task id -> where it went
-        self._results: dict[str, tuple[str, float, str | None, float]] = {}  # id -> status, duration, team, seconds of its entry
+        self._results: dict[
+            str, tuple[str, float, str | None, float]
+        ] = {}  # id -> status, duration, team, seconds of its entry
         self._first_start: dict[str | None, float] = {}
         self._failures: list[dict[str, Any]] = []
         self._bad = 0
@@ -77,7 +79,9 @@ class Master(Coordinator):
         self._done = False
         self._allowance = 0.0
         self._filled_at = time.monotonic()
-        self._ledger = os.open(folder.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self._ledger = os.open(
+            folder.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600
+        )
         self.report_ = Report(
             run=run,
             topology=plan.topology,
@@ -93,7 +97,7 @@ class Master(Coordinator):
     def on_all_up(self) -> None:
         if self.policy.join:
             for branch in self.branches.living:
-                self.branches.say(branch, "assign", {"node": node_to_dict(branch.node), "body": self.body.to_dict()})
+                self.branches.say(branch, "assign", {"node": branch.node.to_dict(), "body": self.body.to_dict()})
         super().on_all_up()
 
     def on_ready(self) -> None:
@@ -106,7 +110,9 @@ class Master(Coordinator):
         report.mesh_pings, report.mesh_answered = counted["mesh_pings"], counted["mesh_answered"]
         if self.policy.measure:
             report.peak_memory_bytes = memory_bytes(self.bus, living)
-        self._write([{"event": "alive", "living": report.peak_living, "planned": report.planned, "spawned_s": report.spawned_s}])
+        self._write(
+            [{"event": "alive", "living": report.peak_living, "planned": report.planned, "spawned_s": report.spawned_s}]
+        )
         self.open()
 
     # ------------------------------------------------------------ tasks
@@ -132,7 +138,10 @@ class Master(Coordinator):
     def _to_branches(self, free: int) -> None:
         for prefetch in (False, True):  # first one task a worker everywhere, only then some in advance
             branches = self.branches.living
-            rooms = {b.agent: min(self.branches.room(b), b.workers - len(b.works)) if not prefetch else self.branches.room(b) for b in branches}
+            rooms = {
+                b.agent: min(self.branches.room(b), b.workers - len(b.works)) if not prefetch else self.branches.room(b)
+                for b in branches
+            }
             for branch in branches:
                 free -= self._hand(branch, branch.node.team, min(free, rooms[branch.agent]), rooms)
             total = sum(max(0, room) for room in rooms.values())
@@ -179,7 +188,9 @@ class Master(Coordinator):
 
     def _pause_s(self) -> float:
         pause = min(super()._pause_s(), max(0.0, self._began + self.policy.deadline_s - time.monotonic()) or 0.05)
-        return min(pause, 0.5 / self.policy.rate) if self.policy.rate is not None and any(self._queues.values()) else pause
+        return (
+            min(pause, 0.5 / self.policy.rate) if self.policy.rate is not None and any(self._queues.values()) else pause
+        )
 
     # ------------------------------------------------------------ results
 
@@ -287,16 +298,18 @@ class Master(Coordinator):
 
     def finish_report(self) -> Report:
         """After the loop: the numbers."""
-        report, health = self.report_, self.health()
+        report, losses = self.report_, self.losses()
         report.ended = self._why_ended
         report.counts = dict(Counter(status for status, _, _, _ in self._results.values()))
         report.delivered = len(self._results)
         report.delivery_rate = report.delivered / report.tasks if report.tasks else 1.0
         report.failures = self._failures
-        report.workers_lost = health["workers_lost"]
-        report.gaps = health["gaps"]
+        report.workers_lost = losses["workers_lost"]
+        report.gaps = losses["gaps"]
         report.missing = [
-            {"task_id": task_id, "reason": self._why_missing(task_id)} for task_id in self._tasks if task_id not in self._results
+            {"task_id": task_id, "reason": self._why_missing(task_id)}
+            for task_id in self._tasks
+            if task_id not in self._results
         ][:_MOST_LISTED]
         if report.coordinators_lost and report.missing and report.ended == "finished":
             report.ended = "coordinator-lost"
@@ -308,9 +321,11 @@ class Master(Coordinator):
         return report
 
     def _why_missing(self, task_id: str) -> str:
-        why = {"deadline": "the deadline passed", "cancelled": "the run was cancelled", "halted": "the run was halted"}.get(
-            self._why_ended, "no coordinator was left for it"
-        )
+        why = {
+            "deadline": "the deadline passed",
+            "cancelled": "the run was cancelled",
+            "halted": "the run was halted",
+        }.get(self._why_ended, "no coordinator was left for it")
         where = self._given.get(task_id)
         if where is None:
             return f"{why} before it was given to a team"
@@ -333,7 +348,3 @@ class Master(Coordinator):
                 last_at=round(max(entry[3] for entry in mine), 6) if mine else None,
             )
         return out
-
-
-def node_to_dict(node: Any) -> dict[str, Any]:
-    return {"name": node.name, "team": node.team, "workers": node.workers, "children": [node_to_dict(c) for c in node.children]}

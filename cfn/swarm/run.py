@@ -160,7 +160,14 @@ class Run(Iterator[Result]):
     """One run: an iterator of results in completion order, and a context manager that cancels what is not finished."""
 
     def __init__(
-        self, plan: topology.Plan, run_id: str, body: Body, policy: Policy, tasks: list[Task], bus_dir: str | None, settings: Settings
+        self,
+        plan: topology.Plan,
+        run_id: str,
+        body: Body,
+        policy: Policy,
+        tasks: list[Task],
+        bus_dir: str | None,
+        settings: Settings,
     ) -> None:
         self.run_id = run_id
         self.plan = plan
@@ -176,8 +183,12 @@ class Run(Iterator[Result]):
         self._bus = FileBus(bus_dir, settings)
         self._folder = RunFolder(settings, run_id)
         if self._folder.path.exists():
-            raise UsageError(f"--run-id {run_id}: a run of that name is recorded in {self._folder.path}; choose another")
-        self._folder.make((task.to_dict() for task in tasks), {"run": run_id, "bus": self._bus.root, "tasks": len(tasks)})
+            raise UsageError(
+                f"--run-id {run_id}: a run of that name is recorded in {self._folder.path}; choose another"
+            )
+        self._folder.make(
+            (task.to_dict() for task in tasks), {"run": run_id, "bus": self._bus.root, "tasks": len(tasks)}
+        )
         body = body.replace(spill_dir=str(self._folder.outputs))
         self._began = time.monotonic()
         self._lifeline: Lifeline | None = None
@@ -238,7 +249,7 @@ class Run(Iterator[Result]):
                 ended = not os.read(self._wake_fd, 4096)
         else:
             time.sleep(min(_LOOK_S, timeout_s))
-        if self._children and children.reap_only(self._children):
+        if not self._lives():
             ended = True
         self._read()
         if ended:
@@ -289,7 +300,12 @@ class Run(Iterator[Result]):
             delivered=self._done,
             delivery_rate=self._done / self._total if self._total else 1.0,
             counts={"ok": self._done - self._failed},
-            missing=[{"task_id": None, "reason": f"the master died (exit code {self._child.code}); {self._total - self._done} tasks"}],
+            missing=[
+                {
+                    "task_id": None,
+                    "reason": f"the master died (exit code {self._child.code}); {self._total - self._done} tasks",
+                }
+            ],
             coordinators_lost=[f"{self.run_id}.master"],
             wall_s=round(elapsed_s, 6),
             ended="coordinator-lost",
@@ -300,7 +316,12 @@ class Run(Iterator[Result]):
     def cancel(self) -> None:
         """End the run now; go on iterating for what was finished. Harmless when it has ended."""
         if self.report is None:
-            send_cancel(self._bus, self.run_id, lambda: bool(self._children))
+            with contextlib.suppress(AgentGone):  # it ended by itself this instant
+                send_cancel(self._bus, self.run_id, self._lives)
+
+    def _lives(self) -> bool:
+        children.reap_only(self._children)
+        return bool(self._children)
 
     def __enter__(self) -> Run:
         return self
@@ -345,8 +366,6 @@ def send_cancel(bus: FileBus, run_id: str, lives: Callable[[], bool]) -> None:
                 return
             except (AgentGone, InboxFull):
                 if not lives() or time.monotonic() >= end:
-                    if lives():
-                        return
                     raise
             time.sleep(_LOOK_S)
     finally:
@@ -362,7 +381,9 @@ def _numbered(tasks: Iterable[Task]) -> list[Task]:
         if not isinstance(task, Task):
             raise UsageError(f"tasks must be cfn.Task objects, number {place} is {type(task).__name__}")
         if task.task_id in seen:
-            raise TaskError(f"the task id {task.task_id!r} is there twice; ids are idempotency keys", line=place, source=None)
+            raise TaskError(
+                f"the task id {task.task_id!r} is there twice; ids are idempotency keys", line=place, source=None
+            )
         seen.add(task.task_id)
         out.append(task if task.number else dataclasses.replace(task, number=place))
     return out

@@ -24,7 +24,7 @@ asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +56,19 @@ class Node:
     team: str | None
     children: tuple[Node, ...]
     workers: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for a coordinator that joins from outside."""
+        return {
+            "name": self.name,
+            "team": self.team,
+            "workers": self.workers,
+            "children": [c.to_dict() for c in self.children],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Node:
+        return cls(data["name"], data["team"], tuple(cls.from_dict(c) for c in data["children"]), data["workers"])
 
     def walk(self) -> Iterator[Node]:
         """This node and all coordinators below it, parents first."""
@@ -241,9 +254,7 @@ def _tree_fans(
 
 def _master(agents: int, teams: Sequence[str], fans: list[int]) -> Node:
     shares = _spread(agents, len(teams))
-    children = tuple(
-        _branch(f"coord-{team}", team, share, fans) for team, share in zip(teams, shares, strict=True)
-    )
+    children = tuple(_branch(f"coord-{team}", team, share, fans) for team, share in zip(teams, shares, strict=True))
     return Node(MASTER, None, children, 0)
 
 
