@@ -66,6 +66,8 @@ def conduct(made: SwarmLike, tasks: list[Task], out: IO[str]) -> None:
         for result in run:
             open_files = open_files or fullest_table()
             print(json.dumps({"result": asdict(result)}), file=out)
+    if run.report is None:
+        raise RunError("the run ended without a report")
     print(
         json.dumps({"report": run.report.to_dict(), "open_files": open_files or fullest_table()}), file=out, flush=True
     )
