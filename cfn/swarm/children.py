@@ -63,6 +63,10 @@ class Child:
                 self.popen.kill()
 
 
+def _not_for_us(signum: int, frame: object) -> None:
+    """The run's owner answers Ctrl-C. Not SIG_IGN: that a command would inherit, this it does not (execve(2))."""
+
+
 def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
     """Fork; in the child: `main(lifeline fd, *args)`, then the process ends without the parent's exit handlers."""
     pid = os.fork()
@@ -77,7 +81,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _not_for_us)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
