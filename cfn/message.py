@@ -28,8 +28,7 @@ _KNOWN: Final = frozenset(_REQUIRED) | frozenset(OPTIONAL)
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DEVICES: Final = frozenset(
-    ["con", "prn", "aux", "nul"]
-    + [f"{device}{n}" for device in ("com", "lpt") for n in range(10)]
+    ["con", "prn", "aux", "nul"] + [f"{device}{n}" for device in ("com", "lpt") for n in range(10)]
 )
 
 
@@ -170,13 +169,15 @@ def from_dict(data: Any) -> Message:
     _need(type(data["sequence"]) is int and data["sequence"] >= 0, "'sequence' must be an integer >= 0")
     _need(_is_number(data["timestamp"]), "'timestamp' must be a number (Unix seconds)")
     _need(isinstance(data["payload"], dict), "'payload' must be a JSON object")
-    priority = data.get("priority") or "normal"
+    priority: Lane = data.get("priority") or "normal"
     _need(priority in LANES, f"'priority' must be one of {', '.join(LANES)}")
     for name in ("reply_to", "run", "trace", "sig"):
         _need(data.get(name) is None or isinstance(data[name], str), f"{name!r} must be a string")
     for name in ("epoch", "term"):
         _need(data.get(name) is None or type(data[name]) is int, f"{name!r} must be an integer")
-    _need(data.get("expires_at") is None or _is_number(data["expires_at"]), "'expires_at' must be a number (Unix seconds)")
+    _need(
+        data.get("expires_at") is None or _is_number(data["expires_at"]), "'expires_at' must be a number (Unix seconds)"
+    )
     return Message(
         msg_id=data["msg_id"],
         sender=data["from"],

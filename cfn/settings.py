@@ -87,7 +87,13 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("max_agents", _positive_int, 708, "agents", "most agents that one run may have"),
     Setting("coordinators", _positive_int, 7, "coordinators", "coordinators of a hybrid swarm"),
     Setting("workers_per_coordinator", _positive_int, 100, "workers", "most workers of one team"),
-    Setting("message_base_dir", _path, None, "", "root of the bus; default: a private folder on tmpfs, else the user's runtime folder"),
+    Setting(
+        "message_base_dir",
+        _path,
+        None,
+        "",
+        "root of the bus; default: a private folder on tmpfs, else the user's runtime folder",
+    ),
     Setting("metrics_enabled", _bool, True, "", "announce bus and swarm events to metric observers"),
     Setting("health_check_interval", _seconds, 30.0, "s", "how often a coordinator reports its health to its parent"),
     Setting("max_coordination_time", _seconds, 60.0, "s", "time for coordination inside a run's default deadline"),
@@ -100,7 +106,9 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("heartbeat", _seconds, 1.0, "s", "interval of an attended agent's heartbeat; three missed mean hung"),
     Setting("batch", _positive_int, 50, "agents", "agents started at a time by one coordinator"),
     Setting("state_dir", _path, None, "", "where runs keep their ledgers; default: platformdirs' user state folder"),
-    Setting("without", _names, (), "", "capabilities to do without: doorbell, dir_fd, flock, ofd, fast_depth, fork, shm"),
+    Setting(
+        "without", _names, (), "", "capabilities to do without: doorbell, dir_fd, flock, ofd, fast_depth, fork, shm"
+    ),
 )
 _BY_NAME: Final = {setting.name: setting for setting in TABLE}
 _ALIASES: Final = {"message_base_dir": ("MESSAGE_BASE_DIR",)}
@@ -216,5 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the settings in {path}: {error}", path=str(path)) from None
     for name in content:
         if name not in _BY_NAME:
-            raise UsageError(f"{path}: unknown setting {name!r}; `cfn config show` lists all", path=str(path), setting=name)
+            raise UsageError(
+                f"{path}: unknown setting {name!r}; `cfn config show` lists all", path=str(path), setting=name
+            )
     return content

@@ -32,7 +32,9 @@ class Capabilities:
     lock: LockKind
     doorbell: bool
     fast_depth: bool
-    sharing_retries: bool  # rename and unlink may fail for an instant because another process has the file open (Windows)
+    sharing_retries: (
+        bool  # rename and unlink may fail for an instant because another process has the file open (Windows)
+    )
 
 
 def probe(folder: str, without: Collection[str] = ()) -> Capabilities:

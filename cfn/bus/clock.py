@@ -45,7 +45,9 @@ def boot_id() -> str:
     if sys.platform == "darwin":
         import subprocess
 
-        out = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+        out = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False
+        )
         return out.stdout.strip()
     return ""
 

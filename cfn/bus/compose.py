@@ -17,16 +17,23 @@ BATCH_FACTOR = 8
 
 def check_draft(type: str, payload: Mapping[str, Any], priority: Lane) -> None:
     """Raises: BadMessage, before anything is written."""
-    if not isinstance(type, str) or not type:
+    if not _is_text(type):
         raise BadMessage(f"a message needs a type, got {type!r}")
     if not isinstance(payload, Mapping):
-        raise BadMessage(f"the payload must be a JSON object, got {_kind(payload)}: wrap it, as in {{\"value\": ...}}")
+        raise BadMessage(f'the payload must be a JSON object, got {_kind(payload)}: wrap it, as in {{"value": ...}}')
     if priority not in LANES:
         raise BadMessage(f"the priority {priority!r} is not one of {', '.join(LANES)}")
 
 
 def compose(
-    sender: str, epoch: int, to: str, sequence: int, type: str, payload: Mapping[str, Any], priority: Lane, **optional: Any
+    sender: str,
+    epoch: int,
+    to: str,
+    sequence: int,
+    type: str,
+    payload: Mapping[str, Any],
+    priority: Lane,
+    **optional: Any,
 ) -> Message:
     """The message that will be sent now. `optional`: reply_to, expires_at, term, run, trace."""
     return Message(
@@ -76,6 +83,10 @@ def encode_batch(messages: list[Message], settings: Settings) -> bytes:
             limit_bytes=limit,
         )
     return raw
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _kind(value: object) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class FileDelivery:
     """See :class:`cfn.bus.protocol.Delivery`."""
 
-    __slots__ = ("_bus", "_claim", "_done", "_folders", "_held", "_text", "messages")
+    __slots__ = ("_bus", "_claim", "_done", "_folders", "_held", "_messages", "_text")
 
     def __init__(
         self,
@@ -39,13 +39,17 @@ class FileDelivery:
         self._claim = claim
         self._held = held
         self._done = False
-        self.messages = messages
+        self._messages = messages
         if held is not None:
             held[text] = self
 
     @property
+    def messages(self) -> Sequence[Message]:
+        return self._messages
+
+    @property
     def message(self) -> Message:
-        return self.messages[0]
+        return self._messages[0]
 
     @property
     def attempt(self) -> int:
@@ -86,7 +90,9 @@ class FileDelivery:
         self._end()
         if self._bus.observers:
             kind = Buried(self._folders.agent, self._bus.now(), self._text, "attempts")
-            self._bus.announce(kind if given == "buried" else Released(self._folders.agent, self._bus.now(), self._text))
+            self._bus.announce(
+                kind if given == "buried" else Released(self._folders.agent, self._bus.now(), self._text)
+            )
 
     def bury(self, reason: Reason = "rejected") -> None:
         if reason not in REASONS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 import sys
@@ -43,7 +44,11 @@ def full(error: OSError, what: str) -> OSError:
     """`error` as BusFull where it means "no room"; else unchanged."""
     if error.errno not in FULL:
         return error
-    mend = "raise the limit of open files (ulimit -n)" if error.errno in (errno.EMFILE, errno.ENFILE) else "free space on the bus"
+    mend = (
+        "raise the limit of open files (ulimit -n)"
+        if error.errno in (errno.EMFILE, errno.ENFILE)
+        else "free space on the bus"
+    )
     return BusFull(f"{what}: {error.strerror}; nothing was changed: {mend}", errno=error.errno)
 
 
@@ -197,8 +202,22 @@ class DepthRule:
                 os.unlink(os.path.join(scratch, name))
             os.rmdir(scratch)
         step = sizes[1] - sizes[0]
-        linear = step > 0 and all(b - a == step for a, b in zip(sizes, sizes[1:], strict=False)) and after == sizes[-2]
+        linear = step > 0 and all(b - a == step for a, b in itertools.pairwise(sizes)) and after == sizes[-2]
         return cls(sizes[0], step) if linear else cls(0, 0)
+
+
+#: Descriptors of locks that this process holds: a forked child closes them first thing, touching nothing else.
+_locks: set[int] = set()
+
+
+def _forked() -> None:
+    for fd in _locks:
+        os.close(fd)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Lock:
@@ -206,6 +225,7 @@ class Lock:
 
     OFD lock where there is one: it belongs to the open file description, so closing another descriptor of the file does not
     drop it (POSIX locks) and only a forked child that keeps the descriptor can hold it longer: children close it first thing.
+    That also allows to hand a lock over: taken before the fork, kept by the child, closed by the parent.
     """
 
     __slots__ = ("fd", "kind", "path")
@@ -214,6 +234,15 @@ class Lock:
         self.path = path
         self.fd = fd
         self.kind = kind
+        _locks.add(fd)
+
+    def leave_to_child(self) -> None:
+        """Before a fork: the next child keeps this one."""
+        _locks.discard(self.fd)
+
+    def adopt(self) -> None:
+        """In that child: it is ours, and not for our children."""
+        _locks.add(self.fd)
 
     @classmethod
     def take(cls, path: str, kind: LockKind) -> Lock | None:
@@ -231,6 +260,7 @@ class Lock:
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            _locks.discard(fd)
             os.close(fd)
 
 

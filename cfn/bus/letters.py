@@ -80,7 +80,9 @@ def put_back(bus: FileBus, letter: str) -> None:
     try:
         home = target.home(fresh)
     except FileNotFoundError:
-        raise AgentGone(f"no agent {agent!r} on this bus; register it first, then put its letters back", agent=agent) from None
+        raise AgentGone(
+            f"no agent {agent!r} on this bus; register it first, then put its letters back", agent=agent
+        ) from None
     for source in (target, _graves(bus, agent)):
         with contextlib.suppress(FileNotFoundError):
             source["dead"].rename(text, home, fresh.text)

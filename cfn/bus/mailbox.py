@@ -27,7 +27,6 @@ from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
 from cfn.bus.sequences import Sequences
 from cfn.bus.transitions import AgentFolders
-from cfn.bus.writer import close_after_fork
 from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
 from cfn.message import Lane, Message, encode
 
@@ -43,7 +42,15 @@ class FileMailbox:
     """See :class:`cfn.bus.protocol.Mailbox`."""
 
     def __init__(
-        self, bus: FileBus, folders: AgentFolders, epoch: int, *, alive: Lock | None, holder: str, fresh: bool, ordered: bool
+        self,
+        bus: FileBus,
+        folders: AgentFolders,
+        epoch: int,
+        *,
+        alive: Lock | None,
+        holder: str,
+        fresh: bool,
+        ordered: bool,
     ) -> None:
         self.bus = bus
         self.agent = folders.agent
@@ -68,7 +75,6 @@ class FileMailbox:
         if self._bell is not None:
             self._poll = select.poll()
             self._poll.register(self._bell, select.POLLIN)
-        close_after_fork(self)
 
     # ------------------------------------------------------------ sending
 
@@ -134,8 +140,15 @@ class FileMailbox:
         return sent
 
     def _publish(
-        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_s: float, timeout_s: float | None
+        self,
+        to: str,
+        lane: Lane,
+        make: Callable[[int], bytes],
+        count: int | None,
+        delay_s: float,
+        timeout_s: float | None,
     ) -> None:
+        self.bus.check_process()
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
         name = self._sender.publish(to, lane, make, count, delay_s, wait_s)
         if self.bus.observers:
@@ -144,7 +157,9 @@ class FileMailbox:
     def reply(self, to: Message, payload: Mapping[str, Any], *, type: str = "response", **options: Any) -> Message:
         return self.send(to.sender, type, payload, reply_to=to.msg_id, **options)
 
-    def request(self, to: str, type: str, payload: Mapping[str, Any], *, timeout_s: float = 10.0, **options: Any) -> Message:
+    def request(
+        self, to: str, type: str, payload: Mapping[str, Any], *, timeout_s: float = 10.0, **options: Any
+    ) -> Message:
         end = time.monotonic() + timeout_s
         asked = self.send(to, type, payload, timeout_s=timeout_s, **options)
         looked: set[str] = set()
@@ -190,7 +205,10 @@ class FileMailbox:
 
     # ------------------------------------------------------------ receiving
 
-    def receive(self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None) -> list[Delivery]:
+    def receive(
+        self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
+    ) -> list[Delivery]:
+        self.bus.check_process()
         lease = self.bus.settings.lease if lease_s is None else lease_s
         end: float | None = None
         pause_s = 0.001
@@ -199,7 +217,7 @@ class FileMailbox:
             self._beat_if_due()
             self._sweep_if_due()
             out = self._from_control(limit, lease)
-            if len(out) < limit:
+            if len(out) < limit and not control_only:
                 out += self._from_inbox(limit - len(out), lease)
             if out or timeout_s <= 0:
                 return out
@@ -241,23 +259,34 @@ class FileMailbox:
         if name is None:
             self._quarantine(folder, text)
             return None
-        if name.ready_at > self.bus.now():
-            self._soonest = min(self._soonest or name.ready_at, name.ready_at)
+        if self._delayed(name):
             return None
         return self._take(folder, text, name, lease_s)
+
+    def _delayed(self, name: Name) -> bool:
+        """Whether it is not due yet; the earliest of those ends the next wait."""
+        if name.ready_at <= self.bus.now():
+            return False
+        self._soonest = min(self._soonest or name.ready_at, name.ready_at)
+        return True
 
     def _from_inbox(self, limit: int, lease_s: float) -> list[Delivery]:
         folder = self.folders["inbox"]
         out: list[Delivery] = []
+        listed = False
         while len(out) < limit:
             if not self._queue or self._budget <= 0:
-                if out and not self._queue:
-                    break  # hand over what is there; the next call lists again
+                if not self._queue and (out or listed):
+                    break  # hand over what is there; the next call lists again. What is only delayed must not be listed for ever
                 self._relist(folder)
+                listed = True
                 if not self._queue:
                     break
             text = self._queue[-1]
             name = names.parse(text)
+            if name is not None and self._delayed(name):
+                self._queue.pop()  # not counted: a budget spent on these would list them again and never pass them
+                continue
             if name is not None and self._skips(name) and self._look_again(folder, name):
                 continue
             self._queue.pop()
@@ -378,7 +407,9 @@ class FileMailbox:
         if not self.bus.caps.doorbell:
             return None
         try:
-            return os.open(os.path.join(self.folders.path, "bell"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return os.open(
+                os.path.join(self.folders.path, "bell"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            )
         except OSError:
             return None
 
@@ -417,6 +448,11 @@ class FileMailbox:
                 os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
             self._alive.close()
 
+    def detach(self) -> None:
+        self._end()
+        if self._alive is not None:
+            self._alive.close()
+
     def remove(self, reason: Reason = "agent-gone") -> None:
         if self._tmp.fd != -1 and not self._tmp.gone():  # else replaced: what is there now is not ours
             self.bus.remove(self.agent, reason)
@@ -433,14 +469,33 @@ class FileMailbox:
         if bell is not None:
             os.close(bell)
 
-    def abandon(self) -> None:
-        """In a forked child: drop every inherited descriptor, the lock first, and touch nothing on disk."""
+    # ------------------------------------------------------------ from a parent to its forked child
+
+    def leave_to_child(self, reach: str) -> None:
+        """Before the fork. The way to `reach` is opened here, where that copies no pages."""
+        self._sender.reach(reach)
+        self.bus.writer.leave_to_child()
+        if self._alive is not None:
+            self._alive.leave_to_child()
+
+    def adopt(self) -> None:
+        """In the child: from now on this mailbox and its bus are this process's."""
+        self.bus.adopt()
+        if self._alive is not None:
+            self._alive.adopt()
+
+    def hand_over(self) -> None:
+        """In the parent, after the fork: let go of every descriptor, touch nothing on disk."""
         if self._alive is not None:
             self._alive.close()
+        self.bus.writer.hand_over()
         self._end()
 
     def _fenced(self) -> Fenced:
-        return Fenced(f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it", agent=self.agent)
+        return Fenced(
+            f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it",
+            agent=self.agent,
+        )
 
 
 def _any_name(place: str, text: str) -> Name | None:

@@ -39,7 +39,7 @@ class Name(NamedTuple):
     writer: str
     seq: int
     attempt: int
-    count: int | None
+    count: int | None  # type: ignore[assignment]  # the grammar's word; nobody asks a name for tuple.count
 
     @property
     def ready_at(self) -> int:

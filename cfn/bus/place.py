@@ -44,7 +44,8 @@ def make(root: str) -> None:
         pass
     except OSError as error:
         raise UnfitPlace(
-            f"cannot make the bus folder {root}: {error.strerror}; set CFN_MESSAGE_BASE_DIR to a folder of yours", path=root
+            f"cannot make the bus folder {root}: {error.strerror}; set CFN_MESSAGE_BASE_DIR to a folder of yours",
+            path=root,
         ) from None
     check(root)
 
@@ -56,7 +57,9 @@ def check(root: str) -> None:
     except OSError as error:
         raise UnfitPlace(f"no bus at {root}: {error.strerror}; `cfn bus init` makes one", path=root) from None
     if stat.S_ISLNK(found.st_mode):
-        raise UnfitPlace(f"the bus folder {root} is a symlink; set CFN_MESSAGE_BASE_DIR to the folder itself", path=root)
+        raise UnfitPlace(
+            f"the bus folder {root} is a symlink; set CFN_MESSAGE_BASE_DIR to the folder itself", path=root
+        )
     if not stat.S_ISDIR(found.st_mode):
         raise UnfitPlace(f"the bus folder {root} is not a folder; move it away or set CFN_MESSAGE_BASE_DIR", path=root)
     if sys.platform == "win32":
@@ -69,7 +72,8 @@ def check(root: str) -> None:
         )
     if found.st_mode & 0o077:
         raise UnfitPlace(
-            f"the bus folder {root} is open to others (mode {found.st_mode & 0o777:04o}); run: chmod 700 {root}", path=root
+            f"the bus folder {root} is open to others (mode {found.st_mode & 0o777:04o}); run: chmod 700 {root}",
+            path=root,
         )
     if hasattr(os, "listxattr"):
         try:
@@ -77,7 +81,9 @@ def check(root: str) -> None:
         except OSError:
             names = []  # this file system keeps none
         if any(acl in names for acl in _ACLS):
-            raise UnfitPlace(f"the bus folder {root} carries an access control list; run: setfacl -b -k {root}", path=root)
+            raise UnfitPlace(
+                f"the bus folder {root} carries an access control list; run: setfacl -b -k {root}", path=root
+            )
     if not os.access(root, os.W_OK | os.X_OK):
         raise UnfitPlace(f"the bus folder {root} is not writable (read-only file system?)", path=root)
 

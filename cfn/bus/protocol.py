@@ -84,9 +84,14 @@ class Swept:
 class Delivery(Protocol):
     """A claimed message or batch: exactly one of ack, release, bury ends it."""
 
-    messages: Sequence[Message]  # one, or a batch in order
-    attempt: int  # 1 = first delivery
-    receipt: str  # opaque text; `Bus.redeem` makes a Delivery of it again in another process
+    @property
+    def messages(self) -> Sequence[Message]: ...  # one, or a batch in order
+
+    @property
+    def attempt(self) -> int: ...  # 1 = first delivery
+
+    @property
+    def receipt(self) -> str: ...  # opaque text; `Bus.redeem` makes a Delivery of it again in another process
 
     @property
     def message(self) -> Message: ...  # the first one
@@ -137,8 +142,14 @@ class Mailbox(Protocol):
         """
 
     def send_batch(
-        self, to: str, drafts: Iterable[Draft], *, priority: Lane = "normal", timeout_s: float | None = None,
-        term: int | None = None, run: str | None = None,
+        self,
+        to: str,
+        drafts: Iterable[Draft],
+        *,
+        priority: Lane = "normal",
+        timeout_s: float | None = None,
+        term: int | None = None,
+        run: str | None = None,
     ) -> list[Message]:
         """Publish up to ``max_batch`` messages as one file: delivered, acked and buried whole. Raises as `send`."""
 
@@ -150,8 +161,12 @@ class Mailbox(Protocol):
     ) -> Message:
         """Send and wait for the answer (it is acked). Other messages stay in the inbox. Raises as `send`, and NoReply."""
 
-    def receive(self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None) -> list[Delivery]:
+    def receive(
+        self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
+    ) -> list[Delivery]:
         """Claim up to `limit` deliveries: control first, then by due time with aging. Empty after `timeout_s`.
+
+        `control_only` leaves everything but the control lane where it is.
 
         Expired, malformed, fenced and over-delivered messages are buried on the way. Raises: Fenced when the mailbox is gone.
         """
@@ -167,6 +182,9 @@ class Mailbox(Protocol):
 
     def close(self) -> None:
         """Leave: claims go back to the inbox, the mailbox stays registered."""
+
+    def detach(self) -> None:
+        """Leave, and leave the claims claimed: whoever has a receipt may still ack, until the lease is over."""
 
     def remove(self, reason: Reason = "agent-gone") -> None:
         """End the mailbox: what is in it goes to the bus's dead letters. Idempotent."""

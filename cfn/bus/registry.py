@@ -95,7 +95,9 @@ def _take_again(bus: FileBus, agent: str, attended: bool, who: dict[str, Any]) -
     except FileNotFoundError:
         return None
     if attended and lock is None:
-        raise AgentExists(f"agent {agent!r} was taken by another process this instant; choose another id", agent=agent, holder=agent)
+        raise AgentExists(
+            f"agent {agent!r} was taken by another process this instant; choose another id", agent=agent, holder=agent
+        )
     try:
         old = read_record(path)
         epoch = int(old["epoch"]) + 1
@@ -155,6 +157,18 @@ def read_record(path: str) -> dict[str, Any]:
     return record
 
 
+def set_pid(bus: FileBus, agent: str, pid: int) -> None:
+    """Rewrite agent.json with another pid. An agent that left meanwhile is left alone."""
+    path = bus.agent_path(agent)
+    part = os.path.join(bus.new_dir, f"{agent}~{os.urandom(5).hex()}.json")
+    with contextlib.suppress(FileNotFoundError):
+        _write(part, dump_json({**read_record(path), "pid": pid}))
+        try:
+            os.replace(part, os.path.join(path, "agent.json"))
+        except FileNotFoundError:
+            os.unlink(part)
+
+
 def leave(bus: FileBus, agent: str) -> None:
     """Take the mark of an id with capitals away."""
     if agent != agent.lower():
@@ -200,7 +214,9 @@ def _check_case(bus: FileBus, agent: str) -> None:
 
 def _collision(agent: str, other: str) -> AgentExists:
     return AgentExists(
-        f"agent id {agent!r} differs from the registered {other!r} only by case; choose another id", agent=agent, holder=other
+        f"agent id {agent!r} differs from the registered {other!r} only by case; choose another id",
+        agent=agent,
+        holder=other,
     )
 
 

@@ -99,6 +99,10 @@ class Sender:
         self._numbers: dict[str, tuple[object, int]] = {}  # recipient -> its incarnation, next sequence
         self._last = 0  # name time of the last message: strictly rising per writer
 
+    def reach(self, to: str) -> None:
+        """Open the way to `to` now. Raises BadAgentId, AgentGone."""
+        self._outlet(to)
+
     def next_sequence(self, to: str) -> int:
         """The number that the next message to `to` will get. Raises BadAgentId, AgentGone."""
         outlet = self._outlet(to)
@@ -160,7 +164,9 @@ class Sender:
             self._tmp.unlink(name)
 
     def _fenced(self) -> Fenced:
-        return Fenced(f"{self._agent!r} was replaced or removed; this process may no longer send for it", agent=self._agent)
+        return Fenced(
+            f"{self._agent!r} was replaced or removed; this process may no longer send for it", agent=self._agent
+        )
 
     def _wait_for_room(self, to: str, lane: Lane, timeout_s: float) -> Outlet:
         end: float | None = None

@@ -2,17 +2,15 @@
 
 A writer's id (10 hex digits) numbers its streams and names its claims. Its lock file ``.cfn/w/<id>`` is locked for as long as
 the process lives; a free lock on an existing file means: this writer died, its unfinished writes may be discarded and its
-claims returned. No file at all means: ephemeral, judged by lease alone. A forked child is a new writer: :func:`forked`
-closes every inherited lock first thing, so that a child cannot keep its dead parent alive.
+claims returned. No file at all means: ephemeral, judged by lease alone. A forked child is a new writer: it closes every
+inherited lock first thing (:class:`cfn.bus.files.Lock`), so that a child cannot keep its dead parent alive.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from cfn.bus.capabilities import LockKind
 from cfn.bus.files import Lock, lock_held
@@ -54,8 +52,16 @@ class Writer:
             self._lock.close()
             self._lock = None
 
-    def abandon(self) -> None:
-        """Drop the descriptor without a word on disk: in a forked child the file belongs to the parent."""
+    def leave_to_child(self) -> None:
+        if self._lock is not None:
+            self._lock.leave_to_child()
+
+    def adopt(self) -> None:
+        if self._lock is not None:
+            self._lock.adopt()
+
+    def hand_over(self) -> None:
+        """In the parent, after the fork: drop the descriptor without a word on disk."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -67,25 +73,3 @@ def is_dead(folder: str, writer: str, kind: LockKind) -> bool:
         return lock_held(os.path.join(folder, writer), kind) is False
     except FileNotFoundError:
         return False
-
-
-class Inherited(Protocol):
-    def abandon(self) -> None: ...
-
-
-_open: weakref.WeakSet[Inherited] = weakref.WeakSet()
-
-
-def close_after_fork(thing: Inherited) -> None:
-    """Have `thing.abandon()` called first thing in every forked child."""
-    _open.add(thing)
-
-
-def forked() -> None:
-    for thing in list(_open):
-        thing.abandon()
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forked)

@@ -56,7 +56,9 @@ class Body:
         command = known.pop("command", None)
         return cls(command=None if command is None else tuple(command), **known)
 
-    def job(self, task: Task, attempt: int, agent: str, coordinator: str, bus_dir: str, run: str, limit_bytes: int) -> Job:
+    def job(
+        self, task: Task, attempt: int, agent: str, coordinator: str, bus_dir: str, run: str, limit_bytes: int
+    ) -> Job:
         """One attempt at `task`, not started yet. Raises: UsageError (a placeholder's value does not fit a command)."""
         timeout_s = task.timeout_s if task.timeout_s is not None else self.timeout_s
         limit = max(limit_bytes - _ROOM_BYTES, limit_bytes // 2)

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
 import struct
 import subprocess
@@ -47,6 +48,13 @@ class Child:
         self.popen = popen
         self.code: int | None = None
 
+    def reaped(self, code: int) -> None:
+        self.code = code
+        if self.popen is not None:
+            self.popen.returncode = code
+            if self.popen.stdin is not None:
+                self.popen.stdin.close()
+
     def kill(self) -> None:
         """SIGKILL for it and everything in its group."""
         if self.code is None:
@@ -74,7 +82,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:
+    except BaseException:  # the last frame of this process: whatever it was is printed
         import traceback
 
         traceback.print_exc()
@@ -86,7 +94,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
 
 def spawn_child(name: str, main: Main, *args: Any) -> Child:
     """Start a fresh interpreter that runs `main(lifeline fd, *args)`; everything must pickle. Its lifeline is its stdin."""
-    data = pickle.dumps((sys.path, main, args))
+    data = pickle.dumps((sys.path, pickle.dumps((main, args))))  # the path first: the rest is imported from it
     popen = subprocess.Popen(
         [sys.executable, "-m", "cfn.swarm.children"],
         stdin=subprocess.PIPE,
@@ -100,10 +108,21 @@ def spawn_child(name: str, main: Main, *args: Any) -> Child:
 
 def _spawned() -> None:
     size = struct.unpack("!Q", _read_exactly(0, 8))[0]
-    path, main, args = pickle.loads(_read_exactly(0, size))
-    sys.path[:] = path
+    sys.path[:], inner = pickle.loads(_read_exactly(0, size))
+    main, args = pickle.loads(inner)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(select, "poll"):
+        import threading
+
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     main(0, *args)
+
+
+def _end_with_parent() -> None:
+    """Where the loop cannot poll its lifeline, a thread reads it: nothing ever comes but its end."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def _read_exactly(fd: int, size: int) -> bytes:
@@ -117,15 +136,13 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 
 def reap(children: dict[int, Child]) -> list[Child]:
-    """The children that ended since the last call, their process groups killed, their `code` set (negative: signal)."""
-    ended: list[Child] = []
+    """The children that ended since the last call, their process groups killed, their `code` set (negative: signal).
+
+    Asks the kernel for any child, so that a thousand of them cost no more than one: for processes that have no others.
+    """
     if os.name != "posix":
-        for child in list(children.values()):
-            assert child.popen is not None
-            child.code = child.popen.poll()
-            if child.code is not None:
-                ended.append(children.pop(child.pid))
-        return ended
+        return reap_only(children)
+    ended: list[Child] = []
     while children:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -136,12 +153,26 @@ def reap(children: dict[int, Child]) -> list[Child]:
         kill_group(found.si_pid)  # before the pid is free for another: whatever it left behind
         with contextlib.suppress(ChildProcessError):
             _, status = os.waitpid(found.si_pid, 0)
-            child = children.pop(found.si_pid, None)
-            if child is not None:
-                child.code = os.waitstatus_to_exitcode(status)
-                if child.popen is not None:
-                    child.popen.returncode = child.code
+            if found.si_pid in children:
+                child = children.pop(found.si_pid)
+                child.reaped(os.waitstatus_to_exitcode(status))
                 ended.append(child)
+    return ended
+
+
+def reap_only(children: dict[int, Child]) -> list[Child]:
+    """As :func:`reap`, asking for these children alone: a program that uses a swarm may have others of its own."""
+    ended: list[Child] = []
+    for child in list(children.values()):
+        if child.popen is not None:
+            code = child.popen.poll()
+        else:
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if pid else None
+        if code is not None:
+            kill_group(child.pid)
+            child.reaped(code)
+            ended.append(children.pop(child.pid))
     return ended
 
 
@@ -165,8 +196,6 @@ def group_is_gone(pgid: int) -> bool:
 
 def hung_up(fd: int) -> bool:
     """Whether the other end of the lifeline was closed."""
-    import select
-
     if not hasattr(select, "poll"):
         return False
     poller = select.poll()
@@ -175,11 +204,11 @@ def hung_up(fd: int) -> bool:
 
 
 def wait_for_end(children: dict[int, Child], timeout_s: float) -> list[Child]:
-    """Reap until all ended or the time is over; then SIGKILL the rest and reap them."""
+    """Reap until all ended or the time is over; then SIGKILL the rest and reap them. Only these children."""
     end = time.monotonic() + timeout_s
     ended: list[Child] = []
     while children:
-        ended += reap(children)
+        ended += reap_only(children)
         if not children:
             break
         if time.monotonic() >= end:

@@ -7,8 +7,10 @@ payload and reaches the agent unchanged. A task without an id gets ``t<line>``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Final, Literal
+
+from cfn.errors import UsageError
 
 Status = Literal["ok", "failed", "timeout", "lost", "cancelled"]
 STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timeout", "lost", "cancelled")
@@ -69,6 +71,13 @@ class Result:
                 out[name] = value
         return out
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Result:
+        """A result out of a result line. Raises: :class:`~cfn.errors.UsageError` naming what is missing or wrong."""
+        if data.get("status", "ok") not in STATUSES:
+            raise UsageError(f"not a result: the status {data['status']!r} is none of {', '.join(STATUSES)}")
+        return cls(**_known(cls, data, "result"))
+
 
 @dataclass(slots=True, kw_only=True)
 class TeamReport:
@@ -83,6 +92,11 @@ class TeamReport:
     median_s: float | None = None  # of the durations of its tasks
     first_at: float | None = None  # seconds after the first fork: first task started
     last_at: float | None = None  # seconds after the first fork: last result in the ledger
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TeamReport:
+        """Raises: :class:`~cfn.errors.UsageError` naming what is missing."""
+        return cls(**_known(cls, data, "team report"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +133,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """A report out of the JSON of another process. Raises: :class:`~cfn.errors.UsageError` naming what is missing."""
+        known = _known(cls, data, "report")
+        known["teams"] = {name: TeamReport.from_dict(team) for name, team in data.get("teams", {}).items()}
+        return cls(**known)
+
     @property
     def exit_code(self) -> int:
         """0 all ok; 1 some failed; 4 partial (deadline, a lost part); 130 cancelled by a signal."""
@@ -127,3 +148,11 @@ class Report:
         if self.missing or self.ended in ("deadline", "coordinator-lost"):
             return 4
         return 0 if self.counts.get("ok", 0) == self.tasks else 1
+
+
+def _known(kind: type[Result] | type[TeamReport] | type[Report], data: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The fields of `data` that `kind` has; what a newer cfn added is left out."""
+    for field_ in fields(kind):
+        if field_.name not in data and field_.default is MISSING and field_.default_factory is MISSING:
+            raise UsageError(f"not a {what}: the field {field_.name!r} is missing")
+    return {field_.name: data[field_.name] for field_ in fields(kind) if field_.name in data}

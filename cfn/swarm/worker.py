@@ -22,26 +22,35 @@ from cfn.swarm.loop import HANG_UP, Loop
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
-    from cfn.bus.filebus import FileBus
+    from cfn.bus.mailbox import FileMailbox
 
 _RETRY_S: Final = 0.01  # between two tries at a full inbox of the coordinator
 
 
-def work(lifeline: int, bus: FileBus, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body) -> None:
-    """The whole life of a worker process; `bus` is the coordinator's, inherited over a fork."""
-    mine = bus.reborn()
-    worker = Worker(mine, lifeline, agent, coordinator, team, run, term, body)
-    worker.live()
-    mine.close()
+def work(
+    lifeline: int, mailbox: FileMailbox, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+) -> None:
+    """The whole life of a worker process, in a mailbox that its coordinator registered for it (or it itself)."""
+    Worker(mailbox, lifeline, agent, coordinator, team, run, term, body).live()
+    mailbox.bus.close()
 
 
 class Worker:
     """See the module."""
 
     def __init__(
-        self, bus: FileBus, lifeline: int, agent: str, coordinator: str, team: str | None, run: str, term: int, body: Body
+        self,
+        mailbox: FileMailbox,
+        lifeline: int,
+        agent: str,
+        coordinator: str,
+        team: str | None,
+        run: str,
+        term: int,
+        body: Body,
     ) -> None:
-        self._bus = bus
+        self._mailbox = mailbox
+        self._bus = mailbox.bus
         self._lifeline = lifeline
         self._agent = agent
         self._coordinator = coordinator
@@ -63,9 +72,7 @@ class Worker:
             CFN_MESSAGE_BASE_DIR=self._bus.root,
             MESSAGE_BASE_DIR=self._bus.root,
         )
-        mailbox = self._bus.register(
-            self._agent, role="worker", team=self._team, run=self._run, parent=self._coordinator
-        )
+        mailbox = self._mailbox
         mailbox.min_term = self._term
         try:
             self._say(mailbox, "ready", {})
@@ -81,12 +88,14 @@ class Worker:
         watched: list[int] = []
         while not (self._leaving and self._job is None):
             due = self._job.due_s() if self._job is not None else None
-            ready = loop.wait(min(self._bus.settings.heartbeat, due) if due is not None else self._bus.settings.heartbeat)
+            ready = loop.wait(
+                min(self._bus.settings.heartbeat, due) if due is not None else self._bus.settings.heartbeat
+            )
             if ready.get(self._lifeline, 0) & HANG_UP:
                 self._die(mailbox)
             mailbox.drain_bell()
-            for delivery in mailbox.receive(0.0, 16):
-                self._handle(mailbox, delivery)
+            for delivery in mailbox.receive(0.0, 16, control_only=True):  # its inbox belongs to its command
+                self._handle(delivery)
             if self._job is not None:
                 outcome = self._job.step()
                 if outcome is not None:
@@ -98,26 +107,29 @@ class Worker:
                     loop.sync(watched, fds)
                     watched = fds
 
-    def _handle(self, mailbox: Mailbox, delivery: Delivery) -> None:
+    def _handle(self, delivery: Delivery) -> None:
         message = delivery.message
-        if message.sender != self._coordinator or message.type not in ("task", "stop", "cancel"):
-            delivery.release(1.0)  # for the command: it may `cfn receive` its own mail
-            return
         delivery.ack()
-        if message.type == "stop":
+        if message.type in ("stop", "shutdown"):
             self._leaving = True
         elif message.type == "cancel":
             self._cancelled = self._leaving = True
             if self._job is not None:
                 self._job.terminate()
-        else:
+        elif message.type == "task" and message.sender == self._coordinator:
             self._begin(Task(**message.payload["task"]), int(message.payload["attempt"]))
 
     def _begin(self, task: Task, attempt: int) -> None:
         self._task, self._attempt = task, attempt
         try:
             self._job = self._body.job(
-                task, attempt, self._agent, self._coordinator, self._bus.root, self._run, self._bus.settings.max_message_bytes
+                task,
+                attempt,
+                self._agent,
+                self._coordinator,
+                self._bus.root,
+                self._run,
+                self._bus.settings.max_message_bytes,
             )
         except CfnError as error:
             self._job = _Refused(str(error))
@@ -175,7 +187,9 @@ class Worker:
     def _say(self, mailbox: Mailbox, type: str, payload: dict[str, object]) -> None:
         while True:
             try:
-                mailbox.send(self._coordinator, type, payload, priority="high", timeout_s=0.0, run=self._run, term=self._term)
+                mailbox.send(
+                    self._coordinator, type, payload, priority="high", timeout_s=0.0, run=self._run, term=self._term
+                )
                 return
             except InboxFull:
                 if _hung_up(self._lifeline):
