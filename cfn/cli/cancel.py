@@ -19,7 +19,9 @@ _POLL_S: Final = 0.05
 
 
 class StillRunning(CfnError):
-    """The run was told and has not ended. Fact: ``run``."""
+    """The run was told and has not ended in time. Fact: ``run``."""
+
+    exit_code = Exit.PARTIAL
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
