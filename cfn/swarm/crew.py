@@ -84,7 +84,6 @@ class Crew:
     _start_again_at: float = 0.0
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
-    _stopping: bool = False  # nothing comes after what waits here
     _draining: bool = False  # what waits is not started any more
     _ending: bool = False
     _kill_at: float | None = None
@@ -189,9 +188,6 @@ class Crew:
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
-        if self._stopping and not self.queue and not self._cooling:
-            while self._idle:  # started for work that another one took
-                self._dismiss(self._idle.popleft())
 
     def finished(self, agent: str, result: Result) -> None:
         """A worker's result: final, or one more try."""
@@ -318,7 +314,6 @@ class Crew:
 
     def stop(self) -> None:
         """No more work: idle workers leave, busy ones after their task."""
-        self._stopping = True
         for worker in self._workers.values():
             self._dismiss(worker)
 
