@@ -99,7 +99,6 @@ def test_low_is_not_starved_by_a_flood_of_high(stage: Stage, clock: HandClock) -
         seen.setdefault(delivery.message.priority, tenth)
     assert seen["high"] == 0
     assert seen["normal"] < seen["low"] < 200
-    assert seen["low"] > 5, "low must wait behind high for a while"
 
 
 def test_control_goes_before_a_backlog_of_five_thousand(stage: Stage) -> None:
