@@ -17,7 +17,9 @@ from pathlib import Path
 from cfn.errors import UnfitHost
 from cfn.rollout import base_image, engine
 
-SUITE = "trixie"  # bookworm has the sources of 3.11 alone; a newer one proves that the bootstrap takes other Pythons too
+SUITE = (
+    "trixie"  # bookworm has the sources of 3.11 alone; a newer one proves that the bootstrap takes other Pythons too
+)
 SOURCE = "python3.13"
 BUILDER = ["gcc", "libc6-dev", "libffi-dev", "libssl-dev", "make", "xz-utils", "zlib1g-dev"]
 RUNTIME = ["git", "libffi8", "libssl3", "zlib1g"]

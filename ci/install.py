@@ -26,7 +26,11 @@ MARK = "cfn-installed"
 def cfn(session: nox.Session, *groups: str, extras: str = "") -> None:
     """Install cfn (editable, or the wheel of CFN_WHEEL) with `extras` (comma separated) and dependency groups."""
     wheel = wheel_named(session)
-    what = [f"{wheel}[{extras}]" if extras else str(wheel)] if wheel else ["-e", f"{ROOT}[{extras}]" if extras else str(ROOT)]
+    what = (
+        [f"{wheel}[{extras}]" if extras else str(wheel)]
+        if wheel
+        else ["-e", f"{ROOT}[{extras}]" if extras else str(ROOT)]
+    )
     _install(session, [*what, *requirements(*groups)], wheel)
 
 

@@ -59,21 +59,25 @@ def debian(*packages: str) -> Callable[[], str]:
 
 
 MACHINES = {
-    "debian": Machine(debian("python3-venv"), "3.11", "Debian 12 with git, python3 and python3-venv"),
-    "cpython": Machine(lambda: cpython.ensure(say), "3.13", "Debian 12 with git and a plain CPython build that has pip"),
-    "debian-pip": Machine(debian("python3-pip"), "3.11", "Debian 12 with git, python3 and python3-pip, without venv"),
+    "debian": Machine(debian("python3-venv"), "3.11", "Debian 12: git, python3, python3-venv"),
+    "debian-pip": Machine(debian("python3-pip"), "3.11", "Debian 12: git, python3, python3-pip, but no venv"),
+    "cpython": Machine(lambda: cpython.ensure(say), "3.13", "Debian 12: git and a plain CPython build with pip alone"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="newcomer", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--machine", action="append", choices=MACHINES, help="only this machine (repeatable; default: all)")
+    parser.add_argument(
+        "--machine", action="append", choices=MACHINES, help="only this machine (repeatable; default: all)"
+    )
     parser.add_argument("--user", action="append", choices=("root", "user"), help="only as this user")
     parser.add_argument("--command", action="append", choices=tuple(readme.COMMENTS), help="only this command")
     parser.add_argument("--runs", type=int, default=2, metavar="N", help="how often each command runs (default: 2)")
     chosen = parser.parse_args(arguments)
     try:
-        commands = {name: line for name, line in readme.commands().items() if name in (chosen.command or readme.COMMENTS)}
+        commands = {
+            name: line for name, line in readme.commands().items() if name in (chosen.command or readme.COMMENTS)
+        }
         engine.need()
         failures = 0
         for name in chosen.machine or MACHINES:
@@ -160,7 +164,7 @@ class Inside:
             code = 124
         took_s = time.monotonic() - began
         wrong = [f"exit code {code}"] if code else []
-        if self.run("test -z \"$(git status --porcelain)\"", "cfn"):
+        if self.run('test -z "$(git status --porcelain)"', "cfn"):
             wrong.append("files in the clone that git neither holds nor ignores")
         left = self.processes()
         if left:
@@ -179,7 +183,13 @@ class Inside:
 
 
 def record(name: str, line: str, took_s: float, wrong: list[str]) -> None:
-    entry = {"name": name, "command": line, "took_s": round(took_s, 1), "wrong": wrong, "head": git("rev-parse", "HEAD").strip()}
+    entry = {
+        "name": name,
+        "command": line,
+        "took_s": round(took_s, 1),
+        "wrong": wrong,
+        "head": git("rev-parse", "HEAD").strip(),
+    }
     with (REPORTS / "newcomer.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
@@ -195,7 +205,9 @@ def git(*arguments: str) -> str:
 def wheelhouse(python: str) -> Path:
     """A folder of the wheels that a newcomer's pip would fetch, for that Python on Debian 12; whole or not there."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    wanted = sorted({*everything(project), *project["build-system"]["requires"], "editables"})  # hatchling, for `pip -e`
+    wanted = sorted(
+        {*everything(project), *project["build-system"]["requires"], "editables"}
+    )  # hatchling, for `pip -e`
     digest = hashlib.sha256("\n".join([python, *wanted]).encode()).hexdigest()[:12]
     folder = ROOT / "build" / "newcomer" / f"wheels-{python}-{digest}"
     if folder.is_dir():
@@ -204,10 +216,14 @@ def wheelhouse(python: str) -> Path:
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     machine = platform.machine()
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)] + [f"manylinux2014_{machine}", f"manylinux1_{machine}"]
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC, 4, -1)]
+    tags += [f"manylinux2014_{machine}", f"manylinux1_{machine}"]
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(part), "--only-binary=:all:"]
-        + ["--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags), *wanted],
+        [
+            *(sys.executable, "-m", "pip", "download", "-qq", f"--dest={part}", "--only-binary=:all:"),
+            *("--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags)),
+            *wanted,
+        ],
         check=True,
     )
     part.rename(folder)

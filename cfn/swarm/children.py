@@ -63,6 +63,10 @@ class Child:
                 self.popen.kill()
 
 
+def _not_for_us(signum: int, frame: object) -> None:
+    """The run's owner answers Ctrl-C. Not SIG_IGN: that a command would inherit, this it does not (execve(2))."""
+
+
 def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
     """Fork; in the child: `main(lifeline fd, *args)`, then the process ends without the parent's exit handlers."""
     pid = os.fork()
@@ -77,12 +81,12 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _not_for_us)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:  # the last frame of this process: whatever it was is printed
+    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was is printed
         import traceback
 
         traceback.print_exc()
@@ -110,7 +114,7 @@ def _spawned() -> None:
     size = struct.unpack("!Q", _read_exactly(0, 8))[0]
     sys.path[:], inner = pickle.loads(_read_exactly(0, size))
     main, args = pickle.loads(inner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _not_for_us)
     if not hasattr(select, "poll"):
         import threading
 

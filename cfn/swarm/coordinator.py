@@ -151,7 +151,7 @@ class Coordinator:
             return _SHORT_S if self._up else _LOOK_S
         if self._up or self.crew.restless or self._kill_at is not None:
             return _SHORT_S
-        return min(_TURN_S, self.bus.settings.heartbeat / 2)
+        return min(_TURN_S, float(self.bus.settings.heartbeat) / 2)
 
     def _read_mail(self) -> None:
         left = _READ
