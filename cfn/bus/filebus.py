@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cfn.bus import capabilities, clock, ending, names, place, registry
+from cfn.bus.compose import check_box, check_reason
 from cfn.bus.delivery import FileDelivery, read_messages, redeem
 from cfn.bus.events import Event, Observer, Registered, Removed
 from cfn.bus.files import DepthRule, full
@@ -197,6 +198,7 @@ class FileBus:
         return registry.beat_age_s(self, check_agent_id(agent))
 
     def count(self, agent: str, box: Box = "inbox") -> int:
+        check_box(box)
         folders = self.folders(agent)
         try:
             parts = ("control", "inbox") if box == "inbox" else (box,)
@@ -207,6 +209,7 @@ class FileBus:
             folders.close()
 
     def peek(self, agent: str, box: Box = "inbox", limit: int = 100) -> list[Message]:
+        check_box(box)
         folders = self.folders(agent)
         out: list[Message] = []
         try:
@@ -233,6 +236,7 @@ class FileBus:
         put_back(self, letter)
 
     def remove(self, agent: str, reason: Reason = "agent-gone") -> None:
+        check_reason(reason)
         if ending.end_mailbox(self, check_agent_id(agent), reason):
             registry.leave(self, agent)
             if self.observers:

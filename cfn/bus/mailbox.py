@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus import names
-from cfn.bus.compose import check_draft, check_drafts, compose, encode_batch, expires_at
+from cfn.bus.compose import (
+    check_draft,
+    check_drafts,
+    check_optional,
+    compose,
+    encode_batch,
+    expires_at,
+    microseconds,
+)
 from cfn.bus.delivery import FileDelivery, read_messages
 from cfn.bus.events import Buried, Delivered, GapFound, Sent
 from cfn.bus.files import Folder, Lock, full
@@ -27,7 +35,7 @@ from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
 from cfn.bus.sequences import Sequences
 from cfn.bus.transitions import AgentFolders
-from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
+from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply
 from cfn.message import Lane, Message, encode
 
 if TYPE_CHECKING:
@@ -94,8 +102,8 @@ class FileMailbox:
         timeout_s: float | None = None,
     ) -> Message:
         check_draft(type, payload, priority)
-        if delay_s < 0:
-            raise UsageError(f"delay_s={delay_s!r} must not be negative")
+        check_optional(reply_to, term, run, trace)
+        delay_us = microseconds(delay_s, "delay_s")
         optional = {
             "reply_to": reply_to,
             "expires_at": expires_at(expires_in_s),
@@ -110,7 +118,7 @@ class FileMailbox:
             sent[:] = [message]
             return encode(message, self.bus.settings.max_message_bytes)
 
-        self._publish(to, priority, make, None, delay_s, timeout_s)
+        self._publish(to, priority, make, None, delay_us, timeout_s)
         return sent[0]
 
     def send_batch(
@@ -124,6 +132,7 @@ class FileMailbox:
         run: str | None = None,
     ) -> list[Message]:
         batch = check_drafts(drafts, priority, self.bus.settings)
+        check_optional(None, term, run, None)
         sent: list[Message] = []
 
         def make(sequence: int) -> bytes:
@@ -136,7 +145,7 @@ class FileMailbox:
             ]  # fmt: skip
             return encode_batch(sent, self.bus.settings)
 
-        self._publish(to, priority, make, len(batch), 0.0, timeout_s)
+        self._publish(to, priority, make, len(batch), 0, timeout_s)
         return sent
 
     def _publish(
@@ -145,12 +154,12 @@ class FileMailbox:
         lane: Lane,
         make: Callable[[int], bytes],
         count: int | None,
-        delay_s: float,
+        delay_us: int,
         timeout_s: float | None,
     ) -> None:
         self.bus.check_process()
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
-        name = self._sender.publish(to, lane, make, count, delay_s, wait_s)
+        name = self._sender.publish(to, lane, make, count, delay_us, wait_s)
         if self.bus.observers:
             self.bus.announce(Sent(self.agent, self.bus.now(), to, name, count or 1))
 

@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 
 from cfn import settings as settings_module
 from cfn.bus.clock import bus_clock, new_offset_us
+from cfn.bus.compose import check_box, check_reason, microseconds
 from cfn.bus.events import Buried, Event, Observer, Registered, Released, Removed
-from cfn.bus.memory_delivery import MemoryDelivery, check_reason, microseconds
+from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_mailbox import MemoryMailbox
 from cfn.bus.memory_store import Box, Claim, Grave, Parcel
 from cfn.bus.names import AGING_US, LANE, claimed, dead, parse_claimed
-from cfn.bus.protocol import BOXES, AgentInfo, DeadLetter, Delivery, Reason, Swept
+from cfn.bus.protocol import AgentInfo, DeadLetter, Delivery, Reason, Swept
 from cfn.bus.protocol import Box as BoxName
 from cfn.errors import AgentExists, AgentGone, LeaseLost, UsageError
 from cfn.message import Message, check_agent_id
@@ -309,8 +310,3 @@ def _letter(text: str, grave: Grave) -> DeadLetter:
         sender=parcel.name.sender,
         message=parcel.messages[0] if parcel.name.count is None else None,
     )
-
-
-def check_box(box: str) -> None:
-    if box not in BOXES:
-        raise UsageError(f"{box!r} is not a box: use one of {', '.join(BOXES)}")

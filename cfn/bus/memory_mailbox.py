@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from cfn.bus import compose
 from cfn.bus.events import Delivered, GapFound, Sent
-from cfn.bus.memory_delivery import MemoryDelivery, microseconds
+from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_store import Box, Parcel, Shelf, span
 from cfn.bus.names import AGING_US, LETTER, Name
 from cfn.bus.protocol import Delivery, Draft, Reason
@@ -67,10 +67,11 @@ class MemoryMailbox:
         timeout_s: float | None = None,
     ) -> Message:
         compose.check_draft(type, payload, priority)
+        compose.check_optional(reply_to, term, run, trace)
         expires_at = compose.expires_at(expires_in_s)
         draft = Draft(type=type, payload=payload, reply_to=reply_to, expires_at=expires_at)
         optional = {"term": term, "run": run, "trace": trace}
-        delay_us = microseconds(delay_s, "delay_s")
+        delay_us = compose.microseconds(delay_s, "delay_s")
         return self._publish(to, [draft], None, priority, optional, delay_us, timeout_s)[0]
 
     def send_batch(
@@ -84,6 +85,7 @@ class MemoryMailbox:
         run: str | None = None,
     ) -> list[Message]:
         batch = compose.check_drafts(drafts, priority, self._bus.settings)
+        compose.check_optional(None, term, run, None)
         return self._publish(to, batch, len(batch), priority, {"term": term, "run": run}, 0, timeout_s)
 
     def reply(self, to: Message, payload: Mapping[str, Any], *, type: str = "response", **options: Any) -> Message:

@@ -113,7 +113,7 @@ class Sender:
         return number
 
     def publish(
-        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_s: float, timeout_s: float
+        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_us: int, timeout_s: float
     ) -> str:
         """Publish what `make(sequence)` encodes, as one file; its name. Raises as Mailbox.send."""
         while True:
@@ -121,15 +121,15 @@ class Sender:
             number = self.next_sequence(to)
             outlet = self._outlets[to]
             data = make(number)
-            name = self._name(lane, number, count, delay_s)
+            name = self._name(lane, number, count, delay_us)
             if self._commit(outlet, outlet.control if lane == "control" else outlet.inbox, name, data):
                 self._numbers[to] = (outlet.incarnation, number + (count or 1))
                 outlet.ring()
                 return name
 
-    def _name(self, lane: Lane, number: int, count: int | None, delay_s: float) -> str:
+    def _name(self, lane: Lane, number: int, count: int | None, delay_us: int) -> str:
         self._last = at = max(self._bus.now(), self._last + 1)
-        due = at + AGING_US[lane] + int(delay_s * 1e6)
+        due = at + AGING_US[lane] + delay_us
         head = f"{due:016d}~{LETTER[lane]}~{self._agent}~{self._epoch}.{self._bus.writer.prove()}.{number}~1"
         return f"{head}.json" if count is None else f"{head}~{count}.jsonl"
 
