@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class FileDelivery:
     """See :class:`cfn.bus.protocol.Delivery`."""
 
-    __slots__ = ("_bus", "_claim", "_done", "_folders", "_held", "_messages", "_text")
+    __slots__ = ("_acked", "_bus", "_claim", "_folders", "_held", "_messages", "_text")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class FileDelivery:
         self._text = text
         self._claim = claim
         self._held = held
-        self._done = False
+        self._acked = False
         self._messages = messages
         if held is not None:
             held[text] = self
@@ -64,9 +64,10 @@ class FileDelivery:
         return f"{self._folders.agent}/{self._text}"
 
     def ack(self) -> None:
-        if self._done:
+        if self._acked:
             return
         self._folders.ack(self._text)
+        self._acked = True
         self._end()
         if self._bus.observers:
             self._bus.announce(Acked(self._folders.agent, self._bus.now(), self._text))
@@ -101,7 +102,6 @@ class FileDelivery:
             self._bus.announce(Buried(self._folders.agent, self._bus.now(), self._text, reason))
 
     def _end(self) -> None:
-        self._done = True
         if self._held is not None:
             self._held.pop(self._text, None)
 
