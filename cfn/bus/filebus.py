@@ -27,7 +27,7 @@ from cfn.bus.files import DepthRule, full
 from cfn.bus.letters import list_dead, put_back
 from cfn.bus.mailbox import FileMailbox
 from cfn.bus.protocol import AgentInfo, Box, DeadLetter, Reason, Swept
-from cfn.bus.sending import gone
+from cfn.bus.sending import Stream, gone
 from cfn.bus.sweeping import sweep_agent, sweep_bus
 from cfn.bus.transitions import AgentFolders
 from cfn.bus.writer import Writer
@@ -72,6 +72,7 @@ class FileBus:
         self.now = clock or _clock(facts)
         self.writer = Writer(self.w_dir, self.caps.lock)
         self.observers: list[Observer] = []
+        self.streams: dict[tuple[str, int], Stream] = {}
         self._mailboxes: list[FileMailbox] = []
         self._pid = os.getpid()
 
@@ -81,6 +82,7 @@ class FileBus:
         bus.__dict__.update(self.__dict__)
         bus.writer = Writer(self.w_dir, self.caps.lock)
         bus.observers = []
+        bus.streams = {}
         bus._mailboxes = []
         bus._pid = os.getpid()
         return bus
@@ -136,7 +138,7 @@ class FileBus:
             agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
         )
         if not fresh:
-            self.sweep_agent(mailbox.folders)
+            sweep_agent(self, mailbox.folders, of_all=True)  # who was replaced holds nothing any more
         if self.observers:
             self.announce(Registered(agent, self.now(), epoch))
         return mailbox

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from cfn.bus import names
+from cfn.bus import names, registry
 from cfn.bus.compose import (
     check_draft,
     check_drafts,
@@ -35,7 +35,7 @@ from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
 from cfn.bus.sequences import Sequences
 from cfn.bus.transitions import AgentFolders
-from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply
+from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
 from cfn.message import Lane, Message, encode
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class FileMailbox:
         self._holder = holder
         self._tmp = Folder(os.path.join(folders.path, "tmp", str(epoch)), bus.caps)
         self._sender = Sender(bus, self.agent, epoch, self._tmp, self._serve_control)
+        self._closed = False
+        #: Where no descriptor of tmp/ refuses for us: which incarnation of which mailbox this is.
+        self._identity = None if self._tmp.fd is not None else registry.identity(folders.path)
         self._held: dict[str, FileDelivery] = {}
         self._queue: list[str] = []  # names still to claim, last first
         self._budget = 0  # claims until the next listing
@@ -157,7 +160,7 @@ class FileMailbox:
         delay_us: int,
         timeout_s: float | None,
     ) -> None:
-        self.bus.check_process()
+        self._check(sending=True)
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
         name = self._sender.publish(to, lane, make, count, delay_us, wait_s)
         if self.bus.observers:
@@ -173,6 +176,7 @@ class FileMailbox:
         asked = self.send(to, type, payload, timeout_s=timeout_s, **options)
         looked: set[str] = set()
         while True:
+            self._check()
             self.drain_bell()
             answer = self._find_reply(to, asked.msg_id, looked)
             if answer is not None:
@@ -188,7 +192,7 @@ class FileMailbox:
 
     def _find_reply(self, sender: str, msg_id: str, looked: set[str]) -> Message | None:
         for place in ("control", "inbox"):
-            folder = self.folders[place]
+            folder = self._folder(place)
             for text in self._list(folder):
                 name = names.parse(text)
                 if name is None or name.sender != sender or text in looked:
@@ -217,11 +221,11 @@ class FileMailbox:
     def receive(
         self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
     ) -> list[Delivery]:
-        self.bus.check_process()
         lease = self.bus.settings.lease if lease_s is None else lease_s
         end: float | None = None
         pause_s = 0.001
         while True:
+            self._check()
             self.drain_bell()
             self._beat_if_due()
             self._sweep_if_due()
@@ -247,7 +251,7 @@ class FileMailbox:
             time.sleep(min(pause_s, left_s))
 
     def _from_control(self, limit: int, lease_s: float) -> list[Delivery]:
-        folder = self.folders["control"]
+        folder = self._folder("control")
         if self.bus.depth.step:
             try:
                 if self.bus.depth.entries(folder, folder.stat()) == 0:
@@ -280,7 +284,7 @@ class FileMailbox:
         return True
 
     def _from_inbox(self, limit: int, lease_s: float) -> list[Delivery]:
-        folder = self.folders["inbox"]
+        folder = self._folder("inbox")
         out: list[Delivery] = []
         listed = False
         while len(out) < limit:
@@ -316,10 +320,16 @@ class FileMailbox:
         while self._queue and (name := names.parse(self._queue[-1])) is not None and self._delayed(name):
             self._queue.pop()
 
+    def _folder(self, place: str) -> Folder:
+        try:
+            return self.folders[place]
+        except FileNotFoundError:
+            raise self._fenced() from None
+        except OSError as error:
+            raise full(error, f"cannot open the mailbox of {self.agent!r}") from error
+
     def _list(self, folder: Folder) -> list[str]:
         try:
-            if self._tmp.fd is None and self._tmp.gone():  # no descriptor refuses for us: look whether we were replaced
-                raise self._fenced()
             return folder.names()
         except FileNotFoundError:
             raise self._fenced() from None
@@ -410,7 +420,7 @@ class FileMailbox:
     def _numbers_present(self, stream: tuple[str, int, str]) -> set[int]:
         found: set[int] = set()
         for place in ("control", "inbox", "claimed", "dead"):
-            for text in self._list(self.folders[place]):
+            for text in self._list(self._folder(place)):
                 name = _any_name(place, text)
                 if name is not None and name.stream == stream:
                     found.update(range(name.seq, name.seq + (name.count or 1)))
@@ -469,13 +479,29 @@ class FileMailbox:
             self._alive.close()
 
     def remove(self, reason: Reason = "agent-gone") -> None:
-        if self._tmp.fd != -1 and not self._tmp.gone():  # else replaced: what is there now is not ours
+        if not self._closed and not self._replaced():  # else what is there now is not ours
             self.bus.remove(self.agent, reason)
         self._end()
         if self._alive is not None:
             self._alive.close()
 
+    def _check(self, *, sending: bool = False) -> None:
+        """Raises Fenced (replaced, removed, or opened before a fork), UsageError (closed). When sending, the kernel looks itself
+        whether tmp/ is still there, where it has a descriptor of it.
+        """
+        self.bus.check_process()
+        if self._closed:
+            raise UsageError(f"this mailbox of {self.agent!r} is closed: register or open it again", agent=self.agent)
+        if not (sending and self._identity is None) and self._replaced():
+            raise self._fenced()
+
+    def _replaced(self) -> bool:
+        if self._identity is None:
+            return self._tmp.gone()
+        return registry.identity(self.folders.path) != self._identity
+
     def _end(self) -> None:
+        self._closed = True
         self._held.clear()
         self._sender.close()
         self.folders.close()
