@@ -53,7 +53,7 @@ class FileDelivery:
 
     @property
     def attempt(self) -> int:
-        return self._claim.name.attempt
+        return self._claim.name.delivery
 
     @property
     def deadline(self) -> int:

@@ -212,7 +212,9 @@ class FileMailbox:
     def _serve_control(self) -> None:
         """While a send waits: hand control messages over, so that a cancel gets through a full tree."""
         if self.on_control is not None:
-            for delivery in self._from_control(16, self.bus.settings.lease):
+            for delivery in self._from_control(
+                1, self.bus.settings.lease
+            ):  # one: the handler may end the send by raising
                 self.on_control(delivery)
         self._beat_if_due()
 
@@ -366,7 +368,7 @@ class FileMailbox:
         if self._sequences is not None:
             self._sequences.add(name.stream, name.seq, name.count or 1)
         if self.bus.observers:
-            self.bus.announce(Delivered(self.agent, self.bus.now(), claimed, name.attempt))
+            self.bus.announce(Delivered(self.agent, self.bus.now(), claimed, name.delivery))
         return FileDelivery(self.bus, self.folders, claimed, claim, messages, self._held)
 
     def _unwanted(self, messages: list[Message]) -> Reason | None:
@@ -467,15 +469,13 @@ class FileMailbox:
         for delivery in list(self._held.values()):
             with contextlib.suppress(LeaseLost, OSError):
                 delivery.release()
-        self._end()
-        if self._alive is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
-            self._alive.close()
+        self.detach()
 
     def detach(self) -> None:
         self._end()
         if self._alive is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
             self._alive.close()
 
     def remove(self, reason: Reason = "agent-gone") -> None:

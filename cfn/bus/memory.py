@@ -189,7 +189,7 @@ class MemoryBus:
             box = self.box(grave.agent)
             del self._graves[letter]
             due = self.now() + AGING_US[LANE[grave.parcel.name.lane]]
-            box.put(grave.parcel.renamed(attempt=1, due=due, again=True))
+            box.put(grave.parcel.renamed(attempt=0, due=due))
             self.turn.notify_all()
 
     # ---------------------------------------------------------------- leases
@@ -258,11 +258,11 @@ class MemoryBus:
 
     def give_back(self, box: Box, parcel: Parcel, text: str, ready_at: int | None = None) -> bool:
         """Onto its shelf again as the next attempt; False when its attempts are spent: then it is buried."""
-        if parcel.name.attempt >= self.settings.max_attempts:
+        if parcel.name.delivery >= self.settings.max_attempts:
             self.bury(box, parcel, text, "attempts")
             return False
         due = None if ready_at is None else ready_at + AGING_US[LANE[parcel.name.lane]]
-        box.put(parcel.renamed(attempt=parcel.name.attempt + 1, due=due))
+        box.put(parcel.renamed(attempt=parcel.name.delivery + 1, due=due))
         self.turn.notify_all()
         self.announce(Released(box.agent, self.now(), text))
         return True
@@ -287,8 +287,8 @@ class MemoryBus:
                 swept.returned += returned
                 swept.buried += not returned
 
-    def leave(self, mailbox: MemoryMailbox) -> None:
-        """What it still holds goes back; the mailbox stays."""
+    def leave(self, mailbox: MemoryMailbox, *, keep_claims: bool = False) -> None:
+        """What it still holds goes back, unless that is to be kept; the mailbox stays."""
         with self.turn:
             if mailbox.dead:
                 return
@@ -297,7 +297,8 @@ class MemoryBus:
             box = mailbox.box
             if box.owner is mailbox:
                 box.owner = None
-            self._return(box, [text for text, claim in box.claims.items() if claim.holder is mailbox])
+            if not keep_claims:
+                self._return(box, [text for text, claim in box.claims.items() if claim.holder is mailbox])
 
 
 def _letter(text: str, grave: Grave) -> DeadLetter:

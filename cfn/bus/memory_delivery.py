@@ -30,7 +30,7 @@ class MemoryDelivery:
         self._acked = False
         self.receipt = f"{box.agent}/{text}"
         self.messages = messages
-        self.attempt = box.claims[text].parcel.name.attempt
+        self.attempt = box.claims[text].parcel.name.delivery
 
     @property
     def message(self) -> Message:

@@ -222,12 +222,12 @@ class MemoryMailbox:
             self._bus.bury(self._box, parcel, parcel.name.text, reason)
             return None
         text = self._bus.claim(self._box, parcel, self, lease_us)
-        self._bus.announce(Delivered(self.agent, self._bus.now(), text, parcel.name.attempt))
+        self._bus.announce(Delivered(self.agent, self._bus.now(), text, parcel.name.delivery))
         return MemoryDelivery(self._bus, self._box, text, messages)
 
     def _verdict(self, parcel: Parcel, messages: list[Message]) -> Reason | None:
         """Why this must not be handed over; None when it may. A batch is over when all its messages are."""
-        if parcel.name.attempt > self._bus.settings.max_attempts:
+        if parcel.name.delivery > self._bus.settings.max_attempts:
             return "attempts"
         now = time.time()
         if all(message.expires_at is not None and message.expires_at <= now for message in messages):
@@ -239,7 +239,7 @@ class MemoryMailbox:
     def _note(self, parcel: Parcel) -> None:
         """Remember its numbers; count those before it that are proven missing: waiting, claimed and buried nowhere."""
         name, seen = parcel.name, self._box.seen
-        hole = None if parcel.again else seen.hole_before(name.stream, name.seq)
+        hole = None if name.attempt != 1 else seen.hole_before(name.stream, name.seq)
         seen.add(name.stream, name.seq, name.count or 1)
         if hole is None:
             return
@@ -285,6 +285,10 @@ class MemoryMailbox:
 
     def close(self) -> None:
         self._bus.leave(self)
+
+    def detach(self) -> None:
+        self._attended = False  # from now on its claims are judged by their leases alone
+        self._bus.leave(self, keep_claims=True)
 
     def remove(self, reason: Reason = "agent-gone") -> None:
         with self._bus.turn:

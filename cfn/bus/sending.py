@@ -1,8 +1,8 @@
 """The sending half of a mailbox: numbers, backpressure, publish, ring.
 
 Publish: write own ``tmp/<epoch>/N``, look at the recipient's depth and closed flag in one fstat, rename into its inbox (the commit
-point), ring its bell. What a FileNotFoundError at the rename means: own tmp gone: Fenced; target gone: AgentGone (or a new
-incarnation: once more); else the file was published already.
+point), ring its bell. What a FileNotFoundError at the rename means: own tmp gone: Fenced; the source is still there, so the
+target is gone: AgentGone (or made anew: once more); else the file was published already.
 
 No lock that another agent can hold stands on this path. Cost on tmpfs: 20 µs a message at any depth.
 """
@@ -161,9 +161,9 @@ class Sender:
         except FileNotFoundError:
             if tmp.gone():
                 raise self._fenced() from None
-            if not target.gone():
+            if not tmp.has(name):
                 return True  # an earlier try of this very rename got through
-            self._discard(name)
+            self._discard(name)  # the recipient is gone; that another one may be in its place by now changes nothing
             self.drop(outlet.agent)
             return False
         except BaseException as error:
@@ -192,6 +192,7 @@ class Sender:
                 found = folder.stat()
                 if folder.fd is None and not outlet.is_current():
                     raise FileNotFoundError
+                depth = self._bus.depth.entries(folder, found)
             except FileNotFoundError:
                 self.drop(to)  # removed since it was opened: opening it again tells AgentGone or a new incarnation
                 continue
@@ -199,7 +200,6 @@ class Sender:
                 raise full(error, f"cannot send to {to!r}") from error
             if found.st_mode & CLOSED:
                 raise gone(to)
-            depth = self._bus.depth.entries(folder, found)
             if depth < outlet.max_inbox:
                 return outlet
             now = time.monotonic()
