@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cfn.bus.protocol import Draft, Mailbox
 from cfn.errors import AgentGone, InboxFull, MessageTooLarge
 from cfn.swarm.body import Body
-from cfn.swarm.children import CIRCLING, Child, Pulse
+from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
 from cfn.swarm.topology import Node
 
@@ -67,7 +67,6 @@ class Branches:
         self.all = {f"{run}.{node.name}": Branch(f"{run}.{node.name}", node) for node in nodes}
         self._by_pid: dict[int, Branch] = {}
         self._looked_at = 0.0
-        self._pulse = Pulse()
         self._steady_since = self._ticked_at = time.monotonic()
 
     # ------------------------------------------------------------ numbers
@@ -169,24 +168,19 @@ class Branches:
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
+        limit_s = 3 * self._bus.settings.heartbeat
         for branch in self.living:
-            if branch.up and branch.child is None and not self._bus.is_alive(branch.agent):
+            if not branch.up:
+                continue
+            if branch.child is None and not self._bus.is_alive(branch.agent):
                 self._bury(branch)
-            elif branch.up:
-                self._look_for_hang(branch, now)
-
-    def _look_for_hang(self, branch: Branch, now: float) -> None:
-        beat_s = self._bus.settings.heartbeat
-        age_s = self._bus.beat_age_s(branch.agent)
-        if age_s is None or age_s <= beat_s:
-            return
-        still = branch.child is None or self._pulse.stands_still(branch.child.pid, now, beat_s)
-        if min(age_s, now - self._steady_since) <= 3 * beat_s:
-            return
-        if branch.child is None:
-            self._bury(branch)
-        elif still or age_s > 3 * beat_s * CIRCLING:
-            branch.child.kill()  # reaping tells the rest
+            elif now - self._steady_since > limit_s:
+                age_s = self._bus.beat_age_s(branch.agent)
+                if age_s is not None and age_s > limit_s:
+                    if branch.child is not None:
+                        branch.child.kill()  # reaping tells the rest
+                    else:
+                        self._bury(branch)
 
     def _bury(self, branch: Branch) -> None:
         if branch.gone:

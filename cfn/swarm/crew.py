@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cfn.bus.protocol import Mailbox
 from cfn.errors import AgentGone, InboxFull
 from cfn.swarm.body import Body
-from cfn.swarm.children import CIRCLING, GROUP_WAIT_S, Child, Pulse, group_is_gone
+from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class Crew:
     term: int = 1
     lost: int = 0
     _looked_at: float = 0.0
-    _pulse: Pulse = field(default_factory=Pulse)
     _steady_since: float = field(default_factory=time.monotonic)
     _ticked_at: float = field(default_factory=time.monotonic)
     queue: deque[Work] = field(default_factory=deque)
@@ -302,16 +301,13 @@ class Crew:
         if now - self._ticked_at > beat_s:
             self._steady_since = now  # this process was paused itself: the count begins again
         self._ticked_at = now
-        if now - self._looked_at < beat_s:
+        limit_s = 3 * beat_s
+        if now - self._looked_at < beat_s or now - self._steady_since < limit_s:
             return
         self._looked_at = now
-        limit_s, steady_s = 3 * beat_s, now - self._steady_since
         for worker in self._workers.values():
             age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
-            if age_s is None or age_s <= beat_s:
-                continue
-            still = self._pulse.stands_still(worker.child.pid, now, beat_s)
-            if min(age_s, steady_s) > limit_s and (still or age_s > limit_s * CIRCLING):
+            if age_s is not None and age_s > limit_s:
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end
