@@ -117,6 +117,7 @@ def test_teams_that_wait_for_the_slow_one_fail_the_phase() -> None:
         return results, report
 
     outcome, _ = rolled_out("phase2", StagedSite(coupled))
+    assert len(outcome.judged[-1].trials) == 7, "harm is looked at in three rounds"
     assert outcome.failed is not None
     assert (outcome.failed[0].name, outcome.failed[1].criterion) == ("isolation-250", "other teams' median finish time")
 
