@@ -154,6 +154,8 @@ def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged
     """
     tasks = work.tasks(step.workers, site.modules(), pause_s=slowed.pause_s)
     judged.trials.append(_trial(phase, step, site, tasks))
+    if not all(verdict.passed for verdict in judge(phase, judged.trials)):
+        return
     team_of = {result.task_id: result.team for result in judged.trials[0].results}
     teams = sorted({team for team in team_of.values() if team is not None})
     if len(teams) < 2:
@@ -165,7 +167,10 @@ def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged
         for task in normal
     ]
     for _ in range(slowed.rounds):
-        judged.trials.extend(_trial(phase, step, site, again) for again in (slow, normal))
+        for again in (slow, normal):
+            judged.trials.append(_trial(phase, step, site, again))
+            if not all(verdict.passed for verdict in judge(phase, judged.trials)):
+                return  # a run that lost something is no measure of another
         runs = [trial.results for trial in judged.trials]
         try:
             judged.isolation = compare(runs[::2], runs[1::2], slow_team=slow_team, factor=slowed.factor)
