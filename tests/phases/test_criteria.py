@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from staged import answer
+from staged_site import answer
 
 from cfn.rollout import steps, work
 from cfn.rollout.criteria import CRITERIA, judge, judge_isolation

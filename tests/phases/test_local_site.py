@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from staged import answer
+from staged_site import answer
 
 from cfn.bus.filebus import FileBus
 from cfn.errors import RunError, UnfitHost, UsageError

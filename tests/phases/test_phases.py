@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from staged import StagedSite, report_with
+from staged_site import StagedSite, report_with
 
 from cfn.errors import Exit, RunError, UnfitHost, UnfitPlace
 from cfn.rollout import record, steps
