@@ -285,7 +285,7 @@ class FileMailbox:
             text = self._queue[-1]
             name = names.parse(text)
             if name is not None and self._delayed(name):
-                self._queue.pop()  # not counted: a budget spent on these would list them again and never pass them
+                self._pass_delayed()  # not counted: a budget spent on these would list them again and never pass them
                 continue
             if name is not None and self._skips(name) and self._look_again(folder, name):
                 continue
@@ -300,6 +300,12 @@ class FileMailbox:
         self._soonest = 0
         self._queue = sorted(self._list(folder), reverse=True)
         self._budget = max(_RELIST_MIN, len(self._queue) // 4)
+        self._pass_delayed()
+
+    def _pass_delayed(self) -> None:
+        """Drop the delayed ones at the head: the head is the next that may be delivered."""
+        while self._queue and (name := names.parse(self._queue[-1])) is not None and self._delayed(name):
+            self._queue.pop()
 
     def _list(self, folder: Folder) -> list[str]:
         try:

@@ -110,7 +110,7 @@ class MemoryBus:
             return AgentInfo(
                 agent=box.agent, epoch=box.epoch, pid=os.getpid(), host=platform.node(), attended=box.attended,
                 alive=box.owner is not None if box.attended else None,
-                beat_age_s=(self.now() - box.beat_at) / 1e6 if box.attended else None,
+                beat_age_s=self.beat_age_s(agent),
                 role=box.role, team=box.team, run=box.run, parent=box.parent, max_inbox=box.max_inbox, shared=box.shared,
                 capabilities=box.capabilities,
             )  # fmt: skip
@@ -123,6 +123,13 @@ class MemoryBus:
         with self.turn:
             box = self.boxes.get(check_agent_id(agent).lower())
             return box is not None and box.agent == agent and box.owner is not None
+
+    def beat_age_s(self, agent: str) -> float | None:
+        with self.turn:
+            box = self.boxes.get(check_agent_id(agent).lower())
+            if box is None or box.agent != agent or not box.attended:
+                return None
+            return (self.now() - box.beat_at) / 1e6
 
     def remove(self, agent: str, reason: Reason = "agent-gone") -> None:
         check_reason(reason)

@@ -184,7 +184,9 @@ class MemoryMailbox:
 
     # ---------------------------------------------------------------- receiving
 
-    def receive(self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None) -> list[Delivery]:
+    def receive(
+        self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
+    ) -> list[Delivery]:
         give_up = time.monotonic() + timeout_s
         lease_us = self._bus.lease_us(lease_s)
         with self._bus.turn:
@@ -193,7 +195,7 @@ class MemoryMailbox:
                 self._bus.sweep_box(self._box)
                 got: list[Delivery] = []
                 while len(got) < limit:
-                    delivery = self._claim_next(lease_us)
+                    delivery = self._claim_next(lease_us, control_only=control_only)
                     if delivery is None:
                         break
                     got.append(delivery)

@@ -100,7 +100,7 @@ def cgroups(controller: str) -> Iterator[Path]:
 
 def in_container() -> bool:
     """Whether this is a container, by the marks that engines leave."""
-    if any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv")) or os.environ.get("container"):  # noqa: SIM112 - podman's and systemd's name
+    if any(os.path.exists(mark) for mark in ("/.dockerenv", "/run/.containerenv")) or os.environ.get("container"):  # noqa: SIM112 - systemd's name for it, in lower case
         return True
     with contextlib.suppress(OSError):
         return any(
@@ -140,14 +140,11 @@ def _answers(address: str) -> bool:
 
     kind, _, where = address.partition("://")
     try:
-        if kind == "unix":
-            line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            line.settimeout(2)
-            line.connect(where)
-        else:
-            host, _, port = where.partition(":")
-            line = socket.create_connection((host, int(port or 2375)), timeout=2)
+        host, _, port = where.partition(":")
+        line = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET, socket.SOCK_STREAM)
         with line:
+            line.settimeout(2)
+            line.connect(where if kind == "unix" else (host, int(port or 2375)))
             line.sendall(b"GET /_ping HTTP/1.0\r\nHost: cfn\r\n\r\n")
             return b" 200 " in line.recv(64)
     except (OSError, ValueError, AttributeError):

@@ -189,9 +189,13 @@ _CODES: Final = {
 
 def _unexpected(error: Exception) -> tuple[str, Exit]:
     """One line for what no room turned into a CfnError: the system's refusals by their errno, else a defect of ours."""
-    if isinstance(error, OSError) and error.errno is not None:
-        import errno
+    import errno
 
+    if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(
+        error
+    ):  # of an extension module: dlopen's text
+        error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename!r}" if error.filename is not None else ""
         text = f"{error.strerror}{where}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cfn.errors import BadMessage, UsageError
+from cfn.errors import BadAgentId, BadMessage, UsageError
 
 if TYPE_CHECKING:
     from cfn.bus.filebus import FileBus
@@ -75,10 +75,13 @@ def count(text: str) -> int:
 
 
 def agent_id(text: str) -> str:
-    """A legal agent id. Raises: BadAgentId, which says what is legal."""
+    """A legal agent id."""
     from cfn.message import check_agent_id
 
-    return check_agent_id(text)
+    try:
+        return check_agent_id(text)
+    except BadAgentId as error:  # a ValueError, of which argparse would only say "invalid value"
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_payload(parser: argparse.ArgumentParser) -> None:

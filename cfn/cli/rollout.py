@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cfn.rollout.steps import Phase, Step
 
-NAME = "rollout"
-HELP = "run a rollout phase: swarms of growing size, each held to its success criteria"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -55,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _roll_out(phase: Phase, chosen: tuple[Step, ...], args: argparse.Namespace) -> int:
+    from cfn.cli.options import settings_of
     from cfn.rollout import record, sites
     from cfn.rollout.phases import run_phase
 
-    site = sites.pick_site(args.site, _say)
+    site = sites.pick_site(args.site, _say, settings_of(args))
     folder = args.report_dir or Path("reports", f"{phase.name}-{site.name}")
     record.make_folder(folder)
     _say(f"{phase.name}: {phase.title}; site {site.name}")

@@ -77,10 +77,14 @@ def _drafts(args: argparse.Namespace) -> list[Draft]:
     from cfn.bus.protocol import Draft
 
     source = "stdin" if args.batch == "-" else args.batch
-    try:
-        raw = sys.stdin.buffer.read() if args.batch == "-" else open(args.batch, "rb").read()
-    except OSError as error:
-        raise UsageError(f"--batch {args.batch!r} cannot be read: {error.strerror}") from None
+    if args.batch == "-":
+        raw = sys.stdin.buffer.read()
+    else:
+        try:
+            with open(args.batch, "rb") as file:
+                raw = file.read()
+        except OSError as error:
+            raise UsageError(f"--batch {args.batch!r} cannot be read: {error.strerror}") from None
     drafts = []
     for number, line in enumerate(raw.splitlines(), 1):
         if line.strip():

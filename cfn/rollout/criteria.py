@@ -254,24 +254,27 @@ CRITERIA: Final[tuple[Criterion, ...]] = (
 
 
 def judge(phase: Phase, trials: Sequence[Trial]) -> list[Verdict]:
-    """Every criterion that applies; of several trials of a step, the first that fails a criterion speaks for it."""
+    """Every criterion that applies; of several trials of a step, the one that comes off worst speaks for it."""
     verdicts = []
     for criterion in CRITERIA:
         if trials and criterion.applies(phase, trials[0].step):
-            judged = [criterion.judge(phase, trial) for trial in trials]
-            verdicts.append(next((verdict for verdict in judged if not verdict.passed), judged[-1]))
+            order = list(trials)
+            if criterion.compare == "<":
+                order.sort(key=lambda trial: criterion.measure(trial) or 0, reverse=True)
+            judged = [criterion.judge(phase, trial) for trial in order]
+            verdicts.append(next((verdict for verdict in judged if not verdict.passed), judged[0]))
     return verdicts
 
 
 def judge_isolation(isolation: Isolation) -> list[Verdict]:
     """The rows of the isolation step: the slow team is slow, the measurement can tell, the other teams did not notice."""
-    least = isolation.factor / 2
+    least = isolation.factor / 3  # waiting for a core is part of a task's time too, and is not slowed
     task, finish = isolation.worst(isolation.task), isolation.worst(isolation.finish)
     return [
         Verdict(
             criterion=f"team {isolation.slow_team} is slowed",
             source="ours",
-            wanted=f">= {least:g}x",
+            wanted=f">= {least:.1f}x",
             measured=f"{isolation.slowdown:.1f}x",
             passed=isolation.slowdown >= least,
         ),

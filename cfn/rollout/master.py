@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import IO, Any, Protocol, cast
 
-from cfn.errors import CfnError, Exit
+from cfn.errors import CfnError, Exit, RunError
 from cfn.rollout.sites import StepPlan
 from cfn.swarm.task import Report, Result, Task
 
@@ -32,7 +32,7 @@ class RunLike(Protocol):
     def __iter__(self) -> Iterator[Result]: ...
 
     @property
-    def report(self) -> Report: ...
+    def report(self) -> Report | None: ...
 
 
 class SwarmLike(Protocol):
@@ -66,6 +66,8 @@ def conduct(made: SwarmLike, tasks: list[Task], out: IO[str]) -> None:
         for result in run:
             open_files = open_files or fullest_table()
             print(json.dumps({"result": asdict(result)}), file=out)
+    if run.report is None:
+        raise RunError("the run ended without a report")
     print(
         json.dumps({"report": run.report.to_dict(), "open_files": open_files or fullest_table()}), file=out, flush=True
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cfn.errors import CfnError, Exit, RunError, UnfitHost
+from cfn.errors import CfnError, Exit, RunError
 from cfn.rollout import work
 from cfn.rollout.criteria import judge, judge_isolation
 from cfn.rollout.isolation import compare
@@ -90,7 +90,7 @@ def run_phase(phase: Phase, steps: Sequence[Step], site: Site, say: Say) -> Outc
                 say(line)
             if not judged.passed:
                 break
-    except UnfitHost as error:
+    except CfnError as error:
         outcome.error = error
     except KeyboardInterrupt:
         outcome.interrupted = True
@@ -99,7 +99,7 @@ def run_phase(phase: Phase, steps: Sequence[Step], site: Site, say: Say) -> Outc
 
 
 def try_step(phase: Phase, step: Step, site: Site) -> Judged:
-    """Run and judge one step. Raises: UnfitHost."""
+    """Run and judge one step. Raises: CfnError of exit code 5, when this environment cannot carry it."""
     judged = Judged(step=step)
     began = time.monotonic()
     try:
@@ -107,7 +107,9 @@ def try_step(phase: Phase, step: Step, site: Site) -> Judged:
             judged.trials.append(_trial(phase, step, site, work.tasks(step.workers, site.modules())))
         else:
             _with_slow_team(phase, step, step.slowed, site, judged)
-    except RunError as error:
+    except CfnError as error:
+        if error.exit_code == Exit.UNFIT:
+            raise
         judged.verdicts.append(_crashed(error))
     judged.verdicts.extend(judge(phase, judged.trials))
     if judged.isolation is not None:
@@ -169,7 +171,7 @@ def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged
         raise RunError(f"the teams cannot be compared: {error}") from None
 
 
-def _crashed(error: RunError) -> Verdict:
+def _crashed(error: CfnError) -> Verdict:
     return Verdict(
         criterion="the swarm runs", source="reference", wanted="to its end", measured=str(error), passed=False
     )

@@ -36,6 +36,8 @@ REPORT: Final = "/job/report.json"
 RUN_VARIABLE: Final = "CFN_RUN"
 #: Beyond a run's own deadline, before its master is taken for hung: it has to gather what it has and to tidy up.
 OVERTIME_S: Final = 30.0
+#: Where a container's control group tells its peak: version 2, version 1.
+PEAKS: Final = ("/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes")
 #: How long coordinators may take to end after their master has (promise 7: survivors are done within 2 s).
 GRACE_S: Final = 5.0
 #: One-shot computations in the image: parsing the whole standard library takes 2 s.
@@ -58,6 +60,7 @@ class ContainerSite:
         self._settings = settings
         self._label = f"site-{uuid.uuid4().hex[:12]}"
         self._orphans: dict[str, list[str]] = {}
+        self._modules: tuple[str, ...] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +72,9 @@ class ContainerSite:
 
     def modules(self) -> Sequence[str]:
         """Modules of the standard library in the image."""
-        return tuple(json.loads(self._compute(["modules"])))
+        if self._modules is None:
+            self._modules = tuple(json.loads(self._compute(["modules"])))
+        return self._modules
 
     def expected(self, tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
         """The direct computation by the image's interpreter: task id -> answer."""
@@ -95,6 +100,7 @@ class ContainerSite:
                     ended = self._conduct(crew, pool, plan, teams, limit_s)
                     answer = crew.execute(MASTER, ["cat", REPORT])
                     self._orphans[plan.run_id] = _leftovers(crew)
+                    memory_bytes = _peak_memory(crew)
                 finally:
                     crew.kill()  # the pool waits for what still runs in them
         if answer.exit_code != 0:
@@ -103,7 +109,9 @@ class ContainerSite:
                 f"{ended.last_words}",
                 run=plan.run_id,
             )
-        return _read(plan.run_id, ended.stdout, answer.stdout)
+        results, report = _read(plan.run_id, ended.stdout, answer.stdout)
+        report.peak_memory_bytes = memory_bytes
+        return results, report
 
     def _conduct(
         self,
@@ -191,6 +199,17 @@ def _leftovers(crew: fleet.Fleet) -> list[str]:
         for what in json.loads(ran.stdout):
             found[what if what.startswith("mailbox ") else f"{what} in container {name}"] = None
     return list(found)
+
+
+def _peak_memory(crew: fleet.Fleet) -> int | None:
+    """The most memory that each container ever had, by its control group, added up: an upper bound of what all had at once.
+
+    The master cannot know: it sees the processes of its own container. Files of the bus are in it. None where the kernel
+    does not tell (version 2 of control groups before Linux 5.19).
+    """
+    peaks = crew.every(["sh", "-c", f"cat {' '.join(PEAKS)} 2>/dev/null | head -n 1"])
+    found = [int(ran.stdout) for ran in peaks.values() if ran.stdout.strip().isdigit()]
+    return sum(found) if found and len(found) == len(peaks) else None
 
 
 def _read(run_id: str, lines: str, report: str) -> tuple[list[Result], Report]:

@@ -14,11 +14,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, runtime_checkable
 
 from cfn.errors import Exit, RunError, UnfitHost, UsageError
 from cfn.rollout import leftovers, work
-from cfn.swarm.task import Report, Result, Task, TeamReport
+from cfn.swarm.task import Report, Result, Task
+
+if TYPE_CHECKING:
+    from cfn.settings import Settings
 
 SITES: Final = ("local", "containers")
 #: Beyond a run's own deadline, before its master is taken for hung: it has to gather what it has and to tidy up.
@@ -89,7 +92,10 @@ class LocalSite:
 
     name = "local"
 
-    def __init__(self, *, interpreter: str = sys.executable, overtime_s: float = _OVERTIME_S) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, interpreter: str = sys.executable, overtime_s: float = _OVERTIME_S
+    ) -> None:
+        self._settings = settings
         self._interpreter = interpreter
         self._overtime_s = overtime_s
         self._open_files: dict[str, tuple[int, int]] = {}
@@ -115,7 +121,7 @@ class LocalSite:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, leftovers.VARIABLE: plan.run_id},
+            env={**os.environ, **self._where(), leftovers.VARIABLE: plan.run_id},
             encoding="utf-8",
         )
         try:
@@ -127,6 +133,7 @@ class LocalSite:
             ) from None
         finally:
             _end(master)
+        sys.stderr.write(complaint)  # of agents too, and worth seeing whatever became of the run
         if master.returncode == Exit.INTERRUPTED:
             raise KeyboardInterrupt
         if master.returncode != 0:
@@ -144,8 +151,13 @@ class LocalSite:
     def orphans(self, run_id: str) -> list[str]:
         from cfn.bus.filebus import FileBus
 
-        with FileBus() as bus:
+        with FileBus(settings=self._settings) as bus:
             return leftovers.left(run_id, bus)
+
+    def _where(self) -> dict[str, str]:
+        """The bus that was asked for; everything else the master reads from the same sources as we do."""
+        root = self._settings.message_base_dir if self._settings is not None else None
+        return {} if root is None else {"CFN_MESSAGE_BASE_DIR": root}
 
 
 def read_answer(text: str) -> tuple[list[Result], Report, tuple[int, int]]:
@@ -153,54 +165,43 @@ def read_answer(text: str) -> tuple[list[Result], Report, tuple[int, int]]:
     try:
         lines = [json.loads(line) for line in text.splitlines()]
         last = lines.pop()
-        results = [Result(**line["result"]) for line in lines]
-        report = Report(**{**last["report"], "teams": _teams(last["report"]["teams"])})
+        results = [Result.from_dict(line["result"]) for line in lines]
+        report = Report.from_dict(last["report"])
         used, limit = last["open_files"]
     except (ValueError, LookupError, TypeError) as error:
         raise RunError(f"the master's answer cannot be read: {error!r}") from None
     return results, report, (used, limit)
 
 
-def pick_site(name: str | None, say: Callable[[str], None]) -> Site:
+def pick_site(name: str | None, say: Callable[[str], None], settings: Settings | None = None) -> Site:
     """The site of that name; None: containers where an engine answers, else local, saying so in one line.
 
     Raises: :class:`~cfn.errors.UnfitHost` when a site that was asked for cannot be had; UsageError for an unknown name.
     """
     if name == "local":
-        return LocalSite()
+        return LocalSite(settings)
     if name not in (None, "containers"):
         raise UsageError(f"--site {name!r} is not known: use {' or '.join(SITES)}")
+    from cfn.rollout.site_containers import ContainerSite
+
     try:
-        return _containers()
+        return ContainerSite(settings, say)
     except UnfitHost as error:
         if name is not None:
             raise
         say(f"no containers here ({error}): the site is local")
-        return LocalSite()
-
-
-def _containers() -> Site:
-    try:
-        from cfn.rollout.site_containers import ContainerSite  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise UnfitHost(f"the containers site needs {error.name}: pip install 'cfn-swarm[containers]'") from None
-    site: Site = ContainerSite()
-    return site
-
-
-def _teams(plain: dict[str, Any]) -> dict[str, TeamReport]:
-    return {team: TeamReport(**report) for team, report in plain.items()}
+        return LocalSite(settings)
 
 
 def _end(master: subprocess.Popen[str]) -> None:
-    """End the master if it still runs: politely first, so that it takes its agents with it."""
+    """End the master if it still runs: politely first, so that it takes its agents with it. Closes its pipes."""
     if master.poll() is None:
         master.terminate()
         try:
-            master.wait(timeout=5.0)
+            master.communicate(timeout=5.0)
         except subprocess.TimeoutExpired:
             master.kill()
-            master.wait()
+            master.communicate()
 
 
 def _ending(code: int) -> str:

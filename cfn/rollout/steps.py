@@ -21,9 +21,9 @@ class Slowed:
     """One team made slow, to see whether the others notice."""
 
     factor: float = 10.0
-    #: Part of a normal task's time in this step. Far above what two busy cores add by chance (tens of ms), so that ten times
-    #: this much in one team would be seen in any other that had to wait for it.
-    pause_s: float = 0.2
+    #: What a normal task of this step lasts beyond its work. Where 250 agents start at once on two cores, each waits 20-400 ms
+    #: for its turn; ten times this much in one team stands out from that in any other that had to wait for it.
+    pause_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from html import escape
 from typing import Final
 
 WIDTH: Final = 760
-_LEFT: Final = 150  # room for the labels of rows
-_RIGHT: Final = 90  # room for the values behind bars
+_LEFT: Final = 172  # room for the labels of rows
+_RIGHT: Final = 118  # room for the values behind bars
 _TOP: Final = 26  # room for what is written on top of vertical lines
 _BOTTOM: Final = 44  # the axis, its numbers, its name
 #: A letter of the page's 13 px text is never wider on average; used to keep labels inside the picture.
@@ -80,7 +80,7 @@ class Rows:
     def render(
         self, name: str, title: str, description: str, axis: str, tell: Callable[[float], str] | None = None
     ) -> str:
-        """The SVG. `name` must be unique on the page; `axis` names the numbers; `tell` writes one of them."""
+        """A figure with the SVG. `name` must be unique on the page; `axis` names the numbers; `tell` writes one of them."""
         tell = tell or (lambda value: f"{value:g}")
         grid: list[str] = []
         for tick in ticks(self.low, self.high):
@@ -94,9 +94,9 @@ class Rows:
             f'<text class="tick" x="{middle}" y="{self._bottom + 36}" text-anchor="middle">{escape(axis)}</text>'
         )
         return (
-            f'<svg role="img" viewBox="0 0 {WIDTH} {self._bottom + _BOTTOM}" aria-labelledby="{name}-title {name}-desc">'
+            f'<figure class="chart" tabindex="0"><svg role="img" viewBox="0 0 {WIDTH} {self._bottom + _BOTTOM}" aria-labelledby="{name}-title {name}-desc">'
             f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
-            f"{''.join(grid)}{''.join(self._parts)}</svg>"
+            f"{''.join(grid)}{''.join(self._parts)}</svg></figure>"
         )
 
     def _text(self, x: float, y: float, text: str, kind: str, anchor: str) -> None:

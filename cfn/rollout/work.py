@@ -97,17 +97,19 @@ def measure(module: str) -> Digest:
 
 
 def digest(
-    task: Task, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    task: Task, *, cpu: Callable[[], float] = time.process_time, sleep: Callable[[float], None] = time.sleep
 ) -> Digest:
     """What an agent does with its task. Payload: ``module``, optional ``pause_s`` and ``slow`` (a factor >= 1).
 
-    A normal task lasts as long as the measuring plus the pause; ``slow`` makes it last that many times longer.
+    A normal task costs the measuring and lasts `pause_s` beyond it; ``slow`` makes both last that many times longer. Waiting
+    for a core is not multiplied: on a busy host that would be chance, and the longest of many such tasks without bound.
     """
-    began = clock()
+    began = cpu()
     answer = measure(str(task.payload["module"]))
-    worked_s = clock() - began
-    normal_s = worked_s + float(task.payload.get("pause_s", PAUSE_S))
-    sleep(max(0.0, normal_s * max(1.0, float(task.payload.get("slow", 1.0))) - worked_s))
+    worked_s = cpu() - began
+    pause_s = float(task.payload.get("pause_s", PAUSE_S))
+    more = max(1.0, float(task.payload.get("slow", 1.0))) - 1.0
+    sleep(pause_s + more * (worked_s + pause_s))
     return answer
 
 

@@ -77,9 +77,10 @@ def environment(
     out["CFN_TASK_ID"] = task.task_id
     out["CFN_ATTEMPT"] = str(attempt)
     out["CFN_AGENT_ID"] = agent_id
-    for name, value in (("CFN_COORDINATOR", coordinator), ("CFN_RUN", run)):
-        if value is not None:
-            out[name] = value
+    if coordinator is not None:
+        out["CFN_COORDINATOR"] = coordinator
+    if run is not None:
+        out["CFN_RUN"] = run
     if bus_dir is not None:
         out["CFN_MESSAGE_BASE_DIR"] = out["MESSAGE_BASE_DIR"] = bus_dir
     return out

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cfn.swarm.agent import CallJob, CommandJob, Job, environment, find_function, task_json
+from cfn.swarm.capture import file_name
 from cfn.swarm.task import Task
 from cfn.swarm.template import fill
 
@@ -29,7 +30,8 @@ class Body:
     env: Mapping[str, str] = field(default_factory=dict)  # on top of the inherited environment
     cwd: str | None = None
     spill_dir: str = "."
-    results_dir: str | None = None
+    results_dir: str | None = None  # keeps stdout and stderr of every task, in a folder of its own
+    plain: bool = False  # a command's result is its text as written, not parsed
 
     def warm(self) -> Body:
         """With the callable imported, so that forked workers inherit it. Raises: UsageError."""
@@ -64,7 +66,13 @@ class Body:
         limit = max(limit_bytes - _ROOM_BYTES, limit_bytes // 2)
         if self.command is None:
             assert callable(self.function)
-            return CallJob(self.function, task, timeout_s, limit, self.spill_dir)
+            return CallJob(self.function, task, timeout_s, limit, self.spill_dir, keep_dir=self._keep_dir(task))
         argv = fill(self.command, task, shell=self.shell)
         env = environment(task, agent, coordinator, bus_dir, run, {**os.environ, **self.env}, attempt)
-        return CommandJob(argv, task_json(task), env, self.cwd, timeout_s, limit, self.spill_dir, task.task_id)
+        return CommandJob(
+            argv, task_json(task), env, self.cwd, timeout_s, limit, self.spill_dir, task.task_id,
+            parse=not self.plain, keep_dir=self._keep_dir(task),
+        )  # fmt: skip
+
+    def _keep_dir(self, task: Task) -> str | None:
+        return None if self.results_dir is None else os.path.join(self.results_dir, file_name(task.task_id))

@@ -22,7 +22,10 @@ from cfn.swarm.task import Task
 
 
 class CallJob:
-    """One attempt at one task by a callable. See :class:`~cfn.swarm.job.Job`."""
+    """One attempt at one task by a callable. See :class:`~cfn.swarm.job.Job`.
+
+    `keep_dir`: a folder for a file `stdout` with the result as JSON.
+    """
 
     def __init__(
         self,
@@ -32,11 +35,13 @@ class CallJob:
         limit_bytes: int = 1 << 20,
         spill_dir: str | os.PathLike[str] = ".",
         *,
+        keep_dir: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._function, self._task, self._timeout_s = function, task, timeout_s
         self._limit, self._spill_dir = limit_bytes, spill_dir
+        self._keep = None if keep_dir is None else os.path.join(keep_dir, "stdout")
         self._clock, self._wall = clock, wall
         self._began, self._started_at = clock(), wall()
         self._wake: tuple[int, int] | None = None
@@ -97,14 +102,15 @@ class CallJob:
             raw = dump_json(value)
         except BadMessage as error:
             return self._outcome_of("failed", reason=f"the result of type {type(value).__name__} is {error}")
-        if len(raw) <= self._limit:
+        if len(raw) <= self._limit and self._keep is None:
             return self._outcome_of("ok", result=value)
-        output = Output(self._limit, self._spill_dir, self._task.task_id)
+        output = Output(self._limit, self._spill_dir, self._task.task_id, self._keep)
         output.write(raw)
         output.close()
         return self._outcome_of(
             "ok" if output.error is None else "failed",
             reason=output.error,
+            result=value if len(raw) <= self._limit else None,
             output_path=output.path,
             output_sha256=output.sha256,
             output_bytes=output.size,
@@ -139,7 +145,7 @@ def find_function(name: str) -> Callable[[Task], Any]:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - a module that is imported may raise anything
+    except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
         raise UsageError(f"--call {name}: cannot import {module_name!r}: {type(error).__name__}: {error}") from None
     for part in path.split("."):
         try:

@@ -48,12 +48,23 @@ class Child:
         self.popen = popen
         self.code: int | None = None
 
+    def reaped(self, code: int) -> None:
+        self.code = code
+        if self.popen is not None:
+            self.popen.returncode = code
+            if self.popen.stdin is not None:
+                self.popen.stdin.close()
+
     def kill(self) -> None:
         """SIGKILL for it and everything in its group."""
         if self.code is None:
             kill_group(self.pid)
             if os.name != "posix" and self.popen is not None:
                 self.popen.kill()
+
+
+def _not_for_us(signum: int, frame: object) -> None:
+    """The run's owner answers Ctrl-C. Not SIG_IGN: that a command would inherit, this it does not (execve(2))."""
 
 
 def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
@@ -70,7 +81,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
             os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, _not_for_us)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
@@ -87,7 +98,7 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
 
 def spawn_child(name: str, main: Main, *args: Any) -> Child:
     """Start a fresh interpreter that runs `main(lifeline fd, *args)`; everything must pickle. Its lifeline is its stdin."""
-    data = pickle.dumps((sys.path, main, args))
+    data = pickle.dumps((sys.path, pickle.dumps((main, args))))  # the path first: the rest is imported from it
     popen = subprocess.Popen(
         [sys.executable, "-m", "cfn.swarm.children"],
         stdin=subprocess.PIPE,
@@ -101,9 +112,9 @@ def spawn_child(name: str, main: Main, *args: Any) -> Child:
 
 def _spawned() -> None:
     size = struct.unpack("!Q", _read_exactly(0, 8))[0]
-    path, main, args = pickle.loads(_read_exactly(0, size))
-    sys.path[:] = path
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.path[:], inner = pickle.loads(_read_exactly(0, size))
+    main, args = pickle.loads(inner)
+    signal.signal(signal.SIGINT, _not_for_us)
     if not hasattr(select, "poll"):
         import threading
 
@@ -129,15 +140,13 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 
 def reap(children: dict[int, Child]) -> list[Child]:
-    """The children that ended since the last call, their process groups killed, their `code` set (negative: signal)."""
-    ended: list[Child] = []
+    """The children that ended since the last call, their process groups killed, their `code` set (negative: signal).
+
+    Asks the kernel for any child, so that a thousand of them cost no more than one: for processes that have no others.
+    """
     if os.name != "posix":
-        for child in list(children.values()):
-            assert child.popen is not None
-            child.code = child.popen.poll()
-            if child.code is not None:
-                ended.append(children.pop(child.pid))
-        return ended
+        return reap_only(children)
+    ended: list[Child] = []
     while children:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -150,9 +159,7 @@ def reap(children: dict[int, Child]) -> list[Child]:
             _, status = os.waitpid(found.si_pid, 0)
             if found.si_pid in children:
                 child = children.pop(found.si_pid)
-                child.code = os.waitstatus_to_exitcode(status)
-                if child.popen is not None:
-                    child.popen.returncode = child.code
+                child.reaped(os.waitstatus_to_exitcode(status))
                 ended.append(child)
     return ended
 
@@ -162,11 +169,13 @@ def reap_only(children: dict[int, Child]) -> list[Child]:
     ended: list[Child] = []
     for child in list(children.values()):
         if child.popen is not None:
-            child.code = child.popen.poll()
+            code = child.popen.poll()
         else:
             pid, status = os.waitpid(child.pid, os.WNOHANG)
-            child.code = os.waitstatus_to_exitcode(status) if pid else None
-        if child.code is not None:
+            code = os.waitstatus_to_exitcode(status) if pid else None
+        if code is not None:
+            kill_group(child.pid)
+            child.reaped(code)
             ended.append(children.pop(child.pid))
     return ended
 

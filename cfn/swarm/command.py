@@ -173,7 +173,7 @@ class CommandJob:
                 for fd in self._streams:
                     os.set_blocking(fd, False)
             else:
-                self._files = [(tempfile.TemporaryFile(), self._output), (tempfile.TemporaryFile(), self._tail)]
+                self._files = [(_unnamed(), self._output), (_unnamed(), self._tail)]
                 theirs_out, theirs_err = (file.fileno() for file, _ in self._files)
             self._process = subprocess.Popen(
                 self._argv,
@@ -342,6 +342,10 @@ def _file_of(data: bytes) -> int:
         file.flush()
         file.seek(0)
         return os.dup(file.fileno())
+
+
+def _unnamed() -> IO[bytes]:
+    return tempfile.TemporaryFile()
 
 
 def _signal_name(signum: int) -> str:

@@ -149,7 +149,9 @@ class Coordinator:
             return 0.0
         if self._lifeline_fd is None and self.parent is not None:
             return _SHORT_S if self._up else _LOOK_S
-        return _SHORT_S if self._up or self.crew.restless or self._kill_at is not None else _TURN_S
+        if self._up or self.crew.restless or self._kill_at is not None:
+            return _SHORT_S
+        return min(_TURN_S, float(self.bus.settings.heartbeat) / 2)
 
     def _read_mail(self) -> None:
         left = _READ
@@ -456,6 +458,8 @@ class Coordinator:
         """The parent is gone: nobody waits for a result. Take everything along, within 2 s."""
         for child in self._children.values():
             child.kill()
+        if self.parent is not None and not self.bus.is_alive(self.parent):
+            self.bus.remove(self.parent)  # a dead parent cannot clear up after itself
 
     def _clear(self) -> None:
         """No process and no mailbox of this team is left behind."""

@@ -68,9 +68,8 @@ def from_lines(lines: Iterable[bytes], source: str, *, skip_bad: bool = False, l
     intake = Intake()
     seen: dict[str, int] = {}
     number = 0
-    for line, raw in enumerate(lines, 1):
-        if line == 1:
-            raw = raw.removeprefix(_BOM)
+    for line, given in enumerate(lines, 1):
+        raw = given.removeprefix(_BOM) if line == 1 else given
         if not raw.strip():
             continue
         try:

@@ -133,6 +133,7 @@ class Master(Coordinator):
             works = [Work(task) for task in self._pick(None, room)]
             for made in works:
                 self._given[made.task.task_id] = self.agent
+            self._allowance -= len(works)
             self.crew.take(works)
 
     def _to_branches(self, free: int) -> None:
@@ -178,11 +179,13 @@ class Master(Coordinator):
         heapq.heappush(self._queues.setdefault(key, []), (_RANK[task.priority], task.number, task))
 
     def _allowed(self) -> int:
-        """How many tasks may start now under --rate (a token bucket that holds one second)."""
+        """How many tasks may start now under --rate: a token bucket that holds a tenth of a second, at least one task."""
         if self.policy.rate is None:
             return len(self._tasks)
         now = time.monotonic()
-        self._allowance = min(max(1.0, self.policy.rate), self._allowance + (now - self._filled_at) * self.policy.rate)
+        self._allowance = min(
+            max(1.0, self.policy.rate / 10), self._allowance + (now - self._filled_at) * self.policy.rate
+        )
         self._filled_at = now
         return int(self._allowance)
 

@@ -61,7 +61,8 @@ class Swarm:
     """What to run, and with how many. Numbers that are not given come from the settings and the tasks; see docs/run.md.
 
     `command`: arguments with placeholders. `function`: a callable of one Task, or ``module:name``. Exactly one of the two.
-    `halt`: ``("now" | "soon", failures)``. `join`: the coordinators of the first level join from outside.
+    `halt`: ``("now" | "soon", failures)``. `results_dir`: keeps every task's stdout and stderr in ``<dir>/<task id>/``.
+    `plain`: a command's result is its text exactly, not parsed. `join`: the coordinators of the first level join from outside.
     Raises: UsageError for what contradicts itself.
     """
 
@@ -87,6 +88,7 @@ class Swarm:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         results_dir: str | None = None,
+        plain: bool = False,
         bus_dir: str | None = None,
         settings: Settings | None = None,
         run_id: str | None = None,
@@ -115,6 +117,7 @@ class Swarm:
             env=dict(env or {}),
             cwd=cwd,
             results_dir=results_dir,
+            plain=plain,
         )
         self._shape = (topology, coordinators, workers_per_coordinator, teams, depth)
         self._agents = agents
@@ -200,7 +203,7 @@ class Run(Iterator[Result]):
         args = (plan, self.run_id, body, policy, tasks, self._folder, self._began)
         fork = can_fork(self._settings.without)
         if fork and threading.active_count() == 1:
-            body = body.warm()
+            body = _warmed(body, plan, policy)
             self._lifeline = Lifeline()
             self._wake_fd, wake = os.pipe()
             os.set_blocking(wake, False)
@@ -397,6 +400,12 @@ def _teams_for(named: list[str], agents: int, coordinators: int | None, settings
     return [*named, *[name for name in others if name not in taken][: width - len(named)]]
 
 
+def _warmed(body: Body, plan: topology.Plan, policy: Policy) -> Body:
+    """With the function imported, so that forks inherit it; for coordinators that join from outside it stays a name."""
+    warm = body.warm()  # a name that cannot be imported is the caller's error in either case
+    return body if policy.join and plan.root.children else warm
+
+
 def forked_master(
     lifeline: int, bus: FileBus, wake_fd: int, plan: topology.Plan, run: str, body: Body, policy: Policy, tasks: list[Task],
     folder: RunFolder, began: float,
@@ -413,7 +422,7 @@ def spawned_master(
     tasks: list[Task], folder: RunFolder, began: float,
 ) -> None:  # fmt: skip
     os.dup2(2, 1)
-    warm = body.warm() if fork else body
+    warm = _warmed(body, plan, policy) if fork else body
     _lead(lifeline, FileBus(root, settings), None, fork, plan, run, warm, policy, tasks, folder, began)
 
 

@@ -294,7 +294,7 @@ def _team_names(teams: Sequence[str]) -> list[str]:
         raise UsageError(f"--teams {teams!r} does not fit: give a list of one name or more")
     seen: dict[str, str] = {}
     for team in teams:
-        if not isinstance(team, str) or not _TEAM.match(team):
+        if not _TEAM.match(team):
             raise UsageError(
                 f"--teams: {str(team)[:60]!r} is not a name for a team: use 1-32 of A-Z a-z 0-9 _ -, "
                 "starting with a letter or digit"

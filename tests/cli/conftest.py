@@ -37,8 +37,10 @@ class Ran:
     def refused(self, code: int, *words: str) -> None:
         """It ended with `code`, said exactly one line on stderr with all `words` in it, and nothing on stdout."""
         assert self.code == code, self
-        assert self.err.startswith("cfn: ") and self.err.count("\n") == 1 and self.err.endswith("\n"), self
-        assert "Traceback" not in self.err and "internal error" not in self.err, self
+        assert self.err.startswith("cfn: "), self
+        assert self.err.splitlines() == [self.err.removesuffix("\n")], self
+        for defect in ("Traceback", "internal error"):
+            assert defect not in self.err, self
         assert self.out == "", self
         for word in words:
             assert word in self.err, self

@@ -26,12 +26,14 @@ def imported_by(*arguments: str) -> set[str]:
 
 def test_help_lists_every_command_and_imports_none(cfn: Cfn) -> None:
     shown = cfn("--help")
-    assert shown.code == 0 and shown.err == ""
+    assert shown.code == 0
+    assert shown.err == ""
     for name, (_, line) in door.COMMANDS.items():
         assert any(row.split(line)[0].strip() == name for row in shown.out.splitlines() if row.endswith(line)), name
     modules = imported_by("--help")
     assert not modules & {module for module, _ in door.COMMANDS.values()}
-    assert "argparse" not in modules and "cfn.bus" not in modules
+    assert "argparse" not in modules
+    assert "cfn.bus" not in modules
 
 
 def test_every_exit_code_of_the_table_is_in_the_help(cfn: Cfn) -> None:
@@ -43,7 +45,8 @@ def test_every_exit_code_of_the_table_is_in_the_help(cfn: Cfn) -> None:
 @pytest.mark.parametrize("name", HERE)
 def test_every_command_explains_itself(cfn: Cfn, name: str) -> None:
     shown = cfn(*name.split(), "--help")
-    assert shown.code == 0 and shown.err == ""
+    assert shown.code == 0
+    assert shown.err == ""
     assert shown.out.startswith("usage: cfn ")
     assert "--json" in shown.out
 
@@ -71,7 +74,9 @@ def test_version(cfn: Cfn) -> None:
 
 def test_the_help_of_a_group_lists_its_commands_only(cfn: Cfn) -> None:
     shown = cfn("bus", "--help")
-    assert shown.code == 0 and "bus sweep" in shown.out and "agent run" not in shown.out
+    assert shown.code == 0
+    assert "bus sweep" in shown.out
+    assert "agent run" not in shown.out
 
 
 def test_no_command_is_a_usage_error(cfn: Cfn) -> None:
@@ -130,18 +135,21 @@ def test_what_goes_wrong_is_one_line_and_a_code(
     cfn: Cfn, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "cfn.cli.count", Raises(error))  # type: ignore[arg-type]
-    cfn("count", "a").refused(code, words)
+    cfn("count").refused(code, words)
 
 
 def test_a_defect_of_ours_is_one_line_too(cfn: Cfn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cfn.cli.count", Raises(KeyError("x")))  # type: ignore[arg-type]
     ran = cfn("count")
-    assert ran.code == 1 and ran.err == "cfn: internal error, KeyError: 'x' (--debug shows where)\n"
+    assert ran.code == 1
+    assert ran.err == "cfn: internal error, KeyError: 'x' (--debug shows where)\n"
 
 
 def test_debug_shows_the_traceback(shell: Cfn) -> None:
     ran = shell("--debug", "count", "nobody")
-    assert ran.code == 1 and "Traceback" in ran.err and "UnfitPlace" in ran.err
+    assert ran.code == 1
+    assert "Traceback" in ran.err
+    assert "UnfitPlace" in ran.err
 
 
 def test_debug_of_the_users_command_is_not_ours(cfn: Cfn) -> None:
@@ -178,6 +186,7 @@ def test_a_full_disk_behind_stdout_is_an_error(cfn: Cfn, send: Any) -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 6 and done.stderr.startswith("cfn: No space left on device"), done
+    assert done.returncode == 6, done
+    assert done.stderr.startswith("cfn: No space left on device"), done
     assert done.stderr.count("\n") == 1
     assert cfn("count", "worker-1").out == "1\n", "what could not be printed was not kept"

@@ -176,6 +176,14 @@ def test_of_several_runs_of_a_step_the_failing_one_is_told() -> None:
     assert (found["sequence gaps"].passed, found["sequence gaps"].measured) == (False, "3")
 
 
+def test_of_several_good_runs_the_slowest_is_told() -> None:
+    phase, _ = PHASES["isolation-250"]
+    fine = good_trial("isolation-250")
+    slower = replace(fine, report=replace(fine.report, coordination_s=6.5))
+    found = {verdict.criterion: verdict for verdict in judge(phase, [fine, slower, fine])}
+    assert (found["coordination time"].passed, found["coordination time"].measured) == (True, "6.50 s")
+
+
 # ---------------------------------------------------------------- isolation
 
 TEAMS = "abcde"

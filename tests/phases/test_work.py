@@ -86,7 +86,7 @@ class Clock:
 )
 def test_a_task_lasts_its_work_and_its_pause_times_the_factor(payload: dict[str, float], lasting_s: float) -> None:
     clock = Clock(0.5)
-    answer = work.digest(Task(task_id="t", payload={"module": "ast.py", **payload}), clock=clock, sleep=clock.sleep)
+    answer = work.digest(Task(task_id="t", payload={"module": "ast.py", **payload}), cpu=clock, sleep=clock.sleep)
     assert answer == work.measure("ast.py")
     assert 0.5 + clock.slept == pytest.approx(lasting_s)
 
