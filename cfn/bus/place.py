@@ -56,7 +56,8 @@ def check(root: str) -> None:
         found = os.lstat(root)
     except NotADirectoryError:
         raise UnfitPlace(
-            f"no bus can be at {root}: something above it is not a folder; set CFN_MESSAGE_BASE_DIR to a folder of yours", path=root
+            f"no bus can be at {root}: something above it is not a folder; set CFN_MESSAGE_BASE_DIR to a folder of yours",
+            path=root,
         ) from None
     except OSError as error:
         raise UnfitPlace(f"no bus at {root}: {error.strerror}; `cfn bus init` makes one", path=root) from None
