@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,7 @@ from cfn.bus.capabilities import LockKind, probe
 from cfn.bus.files import Lock, lock_held
 from cfn.errors import NoSuchRun, UnfitPlace
 from cfn.message import dump_json, load_json
-from cfn.settings import Settings
-
-
-def state_dir(settings: Settings) -> Path:
-    """The user's state folder (not made yet). On Linux XDG's rule, plain: importing platformdirs costs 19 ms."""
-    if settings.state_dir:
-        return Path(settings.state_dir)
-    if sys.platform == "linux":
-        home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-        return Path(home, "cfn")
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("cfn", appauthor=False))
+from cfn.settings import Settings, state_dir
 
 
 def new_run_id() -> str:

@@ -16,7 +16,7 @@ from waiting import until
 
 from cfn import Swarm, Task
 from cfn.bus.filebus import FileBus
-from cfn.settings import Settings
+from cfn.settings import Settings, state_dir
 from cfn.swarm import janitor, runs
 
 Left = Callable[[str], None]
@@ -128,7 +128,7 @@ list(run)
 @contextlib.contextmanager
 def _caller(bus_root: str, settings: Settings):  # type: ignore[no-untyped-def]
     process = subprocess.Popen(
-        [sys.executable, "-c", _CALLER, bus_root, str(runs.state_dir(settings))], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _CALLER, bus_root, str(state_dir(settings))], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
