@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from cfn.bus.protocol import Draft, Mailbox
 from cfn.errors import AgentGone, InboxFull, MessageTooLarge
 from cfn.swarm.body import Body
-from cfn.swarm.children import CIRCLING, Child, Pulse
+from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
+from cfn.swarm.lateness import Lateness
 from cfn.swarm.topology import Node
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Branches:
         self.all = {f"{run}.{node.name}": Branch(f"{run}.{node.name}", node) for node in nodes}
         self._by_pid: dict[int, Branch] = {}
         self._looked_at = 0.0
-        self._pulse = Pulse()
         self._steady_since = self._ticked_at = time.monotonic()
+        self._lateness = Lateness(bus.settings.heartbeat)
 
     # ------------------------------------------------------------ numbers
 
@@ -161,7 +162,7 @@ class Branches:
         return branch is not None
 
     def watch(self) -> None:
-        """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung."""
+        """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung, unless they are starved."""
         now = time.monotonic()
         if now - self._ticked_at > self._bus.settings.heartbeat:
             self._steady_since = now  # this process was paused itself: the count begins again
@@ -170,23 +171,19 @@ class Branches:
             return
         self._looked_at = now
         for branch in self.living:
-            if branch.up and branch.child is None and not self._bus.is_alive(branch.agent):
+            if not branch.up:
+                continue
+            if branch.child is None and not self._bus.is_alive(branch.agent):
                 self._bury(branch)
-            elif branch.up:
-                self._look_for_hang(branch, now)
+            elif now - self._steady_since > self._lateness.limit_s and self._is_hung(branch):
+                if branch.child is not None:
+                    branch.child.kill()  # reaping tells the rest
+                else:
+                    self._bury(branch)
 
-    def _look_for_hang(self, branch: Branch, now: float) -> None:
-        beat_s = self._bus.settings.heartbeat
-        age_s = self._bus.beat_age_s(branch.agent)
-        if age_s is None or age_s <= beat_s:
-            return
-        still = branch.child is None or self._pulse.stands_still(branch.child.pid, now, beat_s)
-        if min(age_s, now - self._steady_since) <= 3 * beat_s:
-            return
-        if branch.child is None:
-            self._bury(branch)
-        elif still or age_s > 3 * beat_s * CIRCLING:
-            branch.child.kill()  # reaping tells the rest
+    def _is_hung(self, branch: Branch) -> bool:
+        pid = branch.child.pid if branch.child is not None else None
+        return self._lateness.is_hung(branch.agent, self._bus.beat_age_s(branch.agent), pid)
 
     def _bury(self, branch: Branch) -> None:
         if branch.gone:

@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-#: One that is busy and shows no heartbeat for so many times the limit runs in circles.
-CIRCLING: Final = 10
 #: How long the rest of a killed process group may need to vanish before we go on.
 GROUP_WAIT_S: Final = 2.0
 Main = Callable[..., None]
@@ -186,40 +184,6 @@ def kill_group(pgid: int) -> None:
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pgid, signal.SIGKILL)
-
-
-class Pulse:
-    """Tells a hung process from a starved one: who still gets processor time, or asks for it, is slow and not hung.
-
-    Seen with 700 agents at a load of 80 on two cores: healthy coordinators that had no turn of theirs for five seconds.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[int, tuple[int, float]] = {}  # pid: its processor time, and when it was seen to change
-
-    def stands_still(self, pid: int, now: float, for_s: float) -> bool:
-        """Whether `pid` has used no processor for `for_s`, as far as it was looked at. True where nobody can tell."""
-        used = _processor_time(pid)
-        if used is None:
-            return True
-        before = self._seen.get(pid)
-        if before is None or before[0] != used:
-            self._seen[pid] = (used, now)
-            return False
-        return now - before[1] >= for_s
-
-
-def _processor_time(pid: int) -> int | None:
-    """Nanoseconds on a processor; a new number each time for one that waits for a processor (proc(5): stat, schedstat)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        if fields[0] == "R":
-            return time.monotonic_ns()
-        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[0])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def group_is_gone(pgid: int) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cfn.bus.protocol import Mailbox
 from cfn.errors import AgentGone, InboxFull
 from cfn.swarm.body import Body
-from cfn.swarm.children import CIRCLING, GROUP_WAIT_S, Child, Pulse, group_is_gone
+from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
+from cfn.swarm.lateness import Lateness
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class Crew:
     term: int = 1
     lost: int = 0
     _looked_at: float = 0.0
-    _pulse: Pulse = field(default_factory=Pulse)
     _steady_since: float = field(default_factory=time.monotonic)
     _ticked_at: float = field(default_factory=time.monotonic)
+    _lateness: Lateness | None = None
     queue: deque[Work] = field(default_factory=deque)
     _workers: dict[str, _Worker] = field(default_factory=dict)  # by agent id
     _by_pid: dict[int, _Worker] = field(default_factory=dict)
@@ -293,21 +294,19 @@ class Crew:
         )
 
     def kill_hung(self) -> None:
-        """End workers whose heartbeat is three intervals old: reaping does the rest. Looks once a heartbeat."""
+        """End the hung ones (three heartbeats missing, and not starved): reaping does the rest. Looks once a heartbeat."""
         now, beat_s = time.monotonic(), self.bus.settings.heartbeat
         if now - self._ticked_at > beat_s:
             self._steady_since = now  # this process was paused itself: the count begins again
         self._ticked_at = now
-        if now - self._looked_at < beat_s:
+        if self._lateness is None:
+            self._lateness = Lateness(beat_s)
+        if now - self._looked_at < beat_s or now - self._steady_since < self._lateness.limit_s:
             return
         self._looked_at = now
-        limit_s, steady_s = 3 * beat_s, now - self._steady_since
         for worker in self._workers.values():
             age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
-            if age_s is None or age_s <= beat_s:
-                continue
-            still = self._pulse.stands_still(worker.child.pid, now, beat_s)
-            if min(age_s, steady_s) > limit_s and (still or age_s > limit_s * CIRCLING):
+            if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end
