@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from importlib import resources
@@ -134,7 +135,11 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=15,
 )
@@ -173,10 +178,8 @@ def test_what_was_encoded_is_decoded_and_fits_the_schema(message: Message) -> No
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_bad_message(raw: bytes) -> None:
-    try:
-        decode(raw)
-    except BadMessage as error:
-        assert len(str(error)) < 500
+    with contextlib.suppress(BadMessage):
+        assert isinstance(decode(raw), Message)
 
 
 @settings(max_examples=150, deadline=None)
@@ -186,7 +189,9 @@ def test_the_code_and_the_schema_agree_on_any_object(data: dict[str, Any]) -> No
     try:
         from_dict(data)
     except BadMessage:
-        whole = isinstance(data["sequence"], float) or any(isinstance(data.get(name), float) for name in ("epoch", "term"))
+        whole = isinstance(data["sequence"], float) or any(
+            isinstance(data.get(name), float) for name in ("epoch", "term")
+        )
         assert whole or not VALID.is_valid(data), "JSON Schema takes 1.0 for an integer; the code does not"
     else:
         VALID.validate(data)
