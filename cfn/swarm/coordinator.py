@@ -38,6 +38,7 @@ CANCEL_GRACE_S: Final = 1.2
 _FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop", "drain"})
 _TURN_S: Final = 0.25  # longest turn without an event: heartbeat, watching, timers
 _LOOK_S: Final = 0.1
+_DYING_S: Final = 0.5  # a large process on a busy host takes a while to end
 _SHORT_S: Final = 0.01  # while something waits for room or for a process group to vanish
 _BATCH: Final = 100  # results in one file
 _MESH_S: Final = 2.0  # a peer that did not answer by then died: the report says so, the run goes on
@@ -468,8 +469,17 @@ class Coordinator:
         """The parent is gone: nobody waits for a result. Take everything along, within 2 s."""
         for child in self._children.values():
             child.kill()
-        if self.parent is not None and not self.bus.is_alive(self.parent):
+        if self.parent is not None and self._is_dead(self.parent):
             self.bus.remove(self.parent)  # a dead parent cannot clear up after itself
+
+    def _is_dead(self, agent: str) -> bool:
+        """Its lifeline is closed; the kernel closes the lock of the same process within this instant, or it lives."""
+        end = time.monotonic() + _DYING_S
+        while self.bus.is_alive(agent):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.002)
+        return True
 
     def _clear(self) -> None:
         """No process and no mailbox of this team is left behind."""
