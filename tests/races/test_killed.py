@@ -31,7 +31,9 @@ class Log:
     """One process's lines: `verb msg_id ns ...`, each written whole by one write."""
 
     def __init__(self, folder: Path) -> None:
-        self._fd = os.open(folder / f"{os.getpid()}-{os.urandom(3).hex()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._fd = os.open(
+            folder / f"{os.getpid()}-{os.urandom(3).hex()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+        )
 
     def say(self, *words: object) -> None:
         os.write(self._fd, (" ".join(map(str, [*words[:2], time.monotonic_ns(), *words[2:]])) + "\n").encode())
@@ -133,7 +135,9 @@ def judge(root: str, found: Settings, logs: Path, evidence: str) -> None:
                 acked[msg_id] = int(at)
     with FileBus(root, found) as bus:
         where = Counter(
-            message.msg_id for box in ("inbox", "claimed", "dead") for message in bus.peek("eve", box, limit=10**6)  # type: ignore[arg-type]
+            message.msg_id
+            for box in ("inbox", "claimed", "dead")
+            for message in bus.peek("eve", box, limit=10**6)  # type: ignore[arg-type]
         )
     assert len(sent) > 200, f"the stress was too mild to prove anything: {len(sent)} sends ({evidence})"
     assert len(acked) > 50, f"the stress was too mild to prove anything: {len(acked)} acks ({evidence})"
