@@ -370,7 +370,7 @@ def test_the_order_of_names_is_the_order_of_delivery(file_stage: FileStage, cloc
     bus = file_stage.open(clock=clock)
     alice, bob = bus.register("alice"), bus.register("bob")
     for lane in ("low", "high", "normal", "high"):
-        alice.send("bob", "t", {}, priority=lane)  # type: ignore[arg-type]
+        alice.send("bob", "t", {}, priority=lane)
         clock.advance(0.5)
     alice.send_batch("bob", [Draft(type="t", payload={})] * 3)
     by_name = [

@@ -69,7 +69,7 @@ def test_what_follows_no_grammar_gets_a_safe_short_name_in_dead(text: str, now: 
 )
 def test_no_text_makes_the_parsers_raise(text: str) -> None:
     for parse in (names.parse, names.parse_claimed, names.parse_dead):
-        parse(text)  # type: ignore[operator]
+        parse(text)
     found = names.parse(text)
     assert found is None or found.text == text, "one name, one spelling"
 
