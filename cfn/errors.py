@@ -129,6 +129,10 @@ class BusFull(CfnError, OSError):
     retry = "safe"
     exit_code = Exit.FULL
 
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.errno = facts.get("errno")  # OSError's own field of that name would hide the fact
+
 
 # ---------------------------------------------------------------- places and limits
 

@@ -99,8 +99,8 @@ class Message:
             value = getattr(self, name)
             if value is not None:
                 out[name] = value
-        if self.extra:
-            out.update(self.extra)
+        for name, value in self.extra.items():
+            out.setdefault(name, value)  # what is not known cannot take the place of what is
         return out
 
 
@@ -125,7 +125,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_load = json.JSONDecoder(parse_constant=_no_constant).decode
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (_INF, -_INF):
+        raise ValueError(f"{text} is beyond what a number can hold")
+    return number
+
+
+_INF: Final = float("inf")
+_load = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
 
 
 def load_json(raw: bytes) -> Any:
@@ -169,7 +177,7 @@ def from_dict(data: Any) -> Message:
     _need(type(data["sequence"]) is int and data["sequence"] >= 0, "'sequence' must be an integer >= 0")
     _need(_is_number(data["timestamp"]), "'timestamp' must be a number (Unix seconds)")
     _need(isinstance(data["payload"], dict), "'payload' must be a JSON object")
-    priority: Lane = data.get("priority") or "normal"
+    priority: Lane = "normal" if data.get("priority") is None else data["priority"]
     _need(priority in LANES, f"'priority' must be one of {', '.join(LANES)}")
     for name in ("reply_to", "run", "trace", "sig"):
         _need(data.get(name) is None or isinstance(data[name], str), f"{name!r} must be a string")

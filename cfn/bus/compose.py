@@ -1,4 +1,4 @@
-"""Messages on their way out: what a caller said, checked and made into bytes. Shared by every transport."""
+"""What a caller said, checked; and messages on their way out, made into bytes. Shared by every transport."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cfn.bus.protocol import Draft
+from cfn.bus.protocol import BOXES, REASONS, Draft
 from cfn.errors import BadMessage, MessageTooLarge, UsageError
 from cfn.message import LANES, Lane, Message, encode, new_id
 from cfn.settings import Settings
@@ -23,6 +23,34 @@ def check_draft(type: str, payload: Mapping[str, Any], priority: Lane) -> None:
         raise BadMessage(f'the payload must be a JSON object, got {_kind(payload)}: wrap it, as in {{"value": ...}}')
     if priority not in LANES:
         raise BadMessage(f"the priority {priority!r} is not one of {', '.join(LANES)}")
+
+
+def check_optional(reply_to: object, term: object, run: object, trace: object) -> None:
+    """Raises: BadMessage for a field that the receiver would bury as malformed."""
+    for name, value in (("reply_to", reply_to), ("run", run), ("trace", trace)):
+        if value is not None and not isinstance(value, str):
+            raise BadMessage(f"{name}={value!r} must be a string")
+    if term is not None and (isinstance(term, bool) or not isinstance(term, int)):
+        raise BadMessage(f"term={term!r} must be an integer")
+
+
+def microseconds(seconds: float, what: str) -> int:
+    """A duration that a caller gave, in µs. Raises: UsageError."""
+    if not 0 <= seconds < 1e9:
+        raise UsageError(f"{what}={seconds!r} must be a number of seconds, 0 or more")
+    return int(seconds * 1e6)
+
+
+def check_box(box: str) -> None:
+    """Raises: UsageError. A box is the name of a folder: nothing else may become one."""
+    if box not in BOXES:
+        raise UsageError(f"{box!r} is not a box: use one of {', '.join(BOXES)}")
+
+
+def check_reason(reason: str) -> None:
+    """Raises: UsageError. A reason is part of a file's name: nothing else may become one."""
+    if reason not in REASONS:
+        raise UsageError(f"{reason!r} is not a reason code: use one of {', '.join(REASONS)}")
 
 
 def compose(
@@ -69,6 +97,7 @@ def check_drafts(drafts: Iterable[Draft], priority: Lane, settings: Settings) ->
         )
     for draft in batch:
         check_draft(draft.type, draft.payload, priority)
+        check_optional(draft.reply_to, None, None, None)
     return batch
 
 

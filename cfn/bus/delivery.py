@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cfn.bus import names
-from cfn.bus.compose import BATCH_FACTOR
+from cfn.bus.compose import BATCH_FACTOR, check_reason, microseconds
 from cfn.bus.events import Acked, Buried, Released
 from cfn.bus.files import NotAFile
 from cfn.bus.names import AGING_US, LANE, Claim, Name
-from cfn.bus.protocol import REASONS, Reason
+from cfn.bus.protocol import Reason
 from cfn.bus.transitions import AgentFolders
 from cfn.errors import BadMessage, LeaseLost, UsageError
 from cfn.message import Message, decode
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class FileDelivery:
     """See :class:`cfn.bus.protocol.Delivery`."""
 
-    __slots__ = ("_bus", "_claim", "_done", "_folders", "_held", "_messages", "_text")
+    __slots__ = ("_acked", "_bus", "_claim", "_folders", "_held", "_messages", "_text")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class FileDelivery:
         self._text = text
         self._claim = claim
         self._held = held
-        self._done = False
+        self._acked = False
         self._messages = messages
         if held is not None:
             held[text] = self
@@ -53,7 +53,7 @@ class FileDelivery:
 
     @property
     def attempt(self) -> int:
-        return self._claim.name.attempt
+        return self._claim.name.delivery
 
     @property
     def deadline(self) -> int:
@@ -64,15 +64,16 @@ class FileDelivery:
         return f"{self._folders.agent}/{self._text}"
 
     def ack(self) -> None:
-        if self._done:
+        if self._acked:
             return
         self._folders.ack(self._text)
+        self._acked = True
         self._end()
         if self._bus.observers:
             self._bus.announce(Acked(self._folders.agent, self._bus.now(), self._text))
 
     def renew(self, lease_s: float | None = None) -> None:
-        lease_us = int((self._bus.settings.lease if lease_s is None else lease_s) * 1e6)
+        lease_us = microseconds(self._bus.settings.lease if lease_s is None else lease_s, "lease_s")
         deadline = self._bus.now() + lease_us
         text = self._folders.renew(self._text, self._claim, deadline)
         if self._held is not None:
@@ -82,10 +83,9 @@ class FileDelivery:
         self._claim = self._claim._replace(deadline=deadline)
 
     def release(self, delay_s: float = 0.0) -> None:
-        if delay_s < 0:
-            raise UsageError(f"delay_s={delay_s!r} must not be negative")
+        delay_us = microseconds(delay_s, "delay_s")
         name = self._claim.name
-        due = self._bus.now() + int(delay_s * 1e6) + AGING_US[LANE[name.lane]] if delay_s else None
+        due = self._bus.now() + delay_us + AGING_US[LANE[name.lane]] if delay_s else None
         given = self._folders.give_back(self._text, name, self._bus.settings.max_attempts, due)
         self._end()
         if self._bus.observers:
@@ -95,15 +95,13 @@ class FileDelivery:
             )
 
     def bury(self, reason: Reason = "rejected") -> None:
-        if reason not in REASONS:
-            raise UsageError(f"{reason!r} is not a reason code; use one of {', '.join(REASONS)}")
+        check_reason(reason)
         self._folders.bury(self._text, self._claim.name, reason)
         self._end()
         if self._bus.observers:
             self._bus.announce(Buried(self._folders.agent, self._bus.now(), self._text, reason))
 
     def _end(self) -> None:
-        self._done = True
         if self._held is not None:
             self._held.pop(self._text, None)
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cfn.bus import capabilities, clock, ending, names, place, registry
+from cfn.bus.compose import check_box, check_reason
 from cfn.bus.delivery import FileDelivery, read_messages, redeem
 from cfn.bus.events import Event, Observer, Registered, Removed
 from cfn.bus.files import DepthRule, full
 from cfn.bus.letters import list_dead, put_back
 from cfn.bus.mailbox import FileMailbox
 from cfn.bus.protocol import AgentInfo, Box, DeadLetter, Reason, Swept
-from cfn.bus.sending import gone
+from cfn.bus.sending import Stream, gone
 from cfn.bus.sweeping import sweep_agent, sweep_bus
 from cfn.bus.transitions import AgentFolders
 from cfn.bus.writer import Writer
@@ -71,6 +72,7 @@ class FileBus:
         self.now = clock or _clock(facts)
         self.writer = Writer(self.w_dir, self.caps.lock)
         self.observers: list[Observer] = []
+        self.streams: dict[tuple[str, int], Stream] = {}
         self._mailboxes: list[FileMailbox] = []
         self._pid = os.getpid()
 
@@ -80,6 +82,7 @@ class FileBus:
         bus.__dict__.update(self.__dict__)
         bus.writer = Writer(self.w_dir, self.caps.lock)
         bus.observers = []
+        bus.streams = {}
         bus._mailboxes = []
         bus._pid = os.getpid()
         return bus
@@ -135,7 +138,7 @@ class FileBus:
             agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
         )
         if not fresh:
-            self.sweep_agent(mailbox.folders)
+            sweep_agent(self, mailbox.folders, of_all=True)  # who was replaced holds nothing any more
         if self.observers:
             self.announce(Registered(agent, self.now(), epoch))
         return mailbox
@@ -197,6 +200,7 @@ class FileBus:
         return registry.beat_age_s(self, check_agent_id(agent))
 
     def count(self, agent: str, box: Box = "inbox") -> int:
+        check_box(box)
         folders = self.folders(agent)
         try:
             parts = ("control", "inbox") if box == "inbox" else (box,)
@@ -207,6 +211,7 @@ class FileBus:
             folders.close()
 
     def peek(self, agent: str, box: Box = "inbox", limit: int = 100) -> list[Message]:
+        check_box(box)
         folders = self.folders(agent)
         out: list[Message] = []
         try:
@@ -233,6 +238,7 @@ class FileBus:
         put_back(self, letter)
 
     def remove(self, agent: str, reason: Reason = "agent-gone") -> None:
+        check_reason(reason)
         if ending.end_mailbox(self, check_agent_id(agent), reason):
             registry.leave(self, agent)
             if self.observers:

@@ -157,6 +157,13 @@ class Folder:
         finally:
             os.close(fd)
 
+    def has(self, name: str) -> bool:
+        try:
+            os.stat(self._at(name), dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def size(self, name: str) -> int:
         return os.stat(self._at(name), dir_fd=self.fd, follow_symlinks=False).st_size
 

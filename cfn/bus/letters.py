@@ -70,13 +70,13 @@ def _letter(bus: FileBus, agent: str, folders: AgentFolders, text: str) -> DeadL
 
 
 def put_back(bus: FileBus, letter: str) -> None:
-    """See Bus.put_back: one rename into the inbox, with attempt 1 and a new time."""
+    """See Bus.put_back: one rename into the inbox, with attempt 0 ("put back") and a new time."""
     agent, slash, text = letter.partition("/")
     grave = names.parse_dead(text) if slash and "/" not in text else None
     if grave is None or grave.name is None:
         raise UsageError(f"{letter!r} is not a dead letter that can be put back; `cfn bus dead` lists them")
     target = bus.folders(agent)
-    fresh = grave.name._replace(attempt=1, due=bus.now() + AGING_US[LANE[grave.name.lane]])
+    fresh = grave.name._replace(attempt=0, due=bus.now() + AGING_US[LANE[grave.name.lane]])
     try:
         home = target.home(fresh)
     except FileNotFoundError:

@@ -17,8 +17,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from cfn.bus import names
-from cfn.bus.compose import check_draft, check_drafts, compose, encode_batch, expires_at
+from cfn.bus import names, registry
+from cfn.bus.compose import (
+    check_draft,
+    check_drafts,
+    check_optional,
+    compose,
+    encode_batch,
+    expires_at,
+    microseconds,
+)
 from cfn.bus.delivery import FileDelivery, read_messages
 from cfn.bus.events import Buried, Delivered, GapFound, Sent
 from cfn.bus.files import Folder, Lock, full
@@ -63,6 +71,9 @@ class FileMailbox:
         self._holder = holder
         self._tmp = Folder(os.path.join(folders.path, "tmp", str(epoch)), bus.caps)
         self._sender = Sender(bus, self.agent, epoch, self._tmp, self._serve_control)
+        self._closed = False
+        #: Where no descriptor of tmp/ refuses for us: which incarnation of which mailbox this is.
+        self._identity = None if self._tmp.fd is not None else registry.identity(folders.path)
         self._held: dict[str, FileDelivery] = {}
         self._queue: list[str] = []  # names still to claim, last first
         self._budget = 0  # claims until the next listing
@@ -94,8 +105,8 @@ class FileMailbox:
         timeout_s: float | None = None,
     ) -> Message:
         check_draft(type, payload, priority)
-        if delay_s < 0:
-            raise UsageError(f"delay_s={delay_s!r} must not be negative")
+        check_optional(reply_to, term, run, trace)
+        delay_us = microseconds(delay_s, "delay_s")
         optional = {
             "reply_to": reply_to,
             "expires_at": expires_at(expires_in_s),
@@ -110,7 +121,7 @@ class FileMailbox:
             sent[:] = [message]
             return encode(message, self.bus.settings.max_message_bytes)
 
-        self._publish(to, priority, make, None, delay_s, timeout_s)
+        self._publish(to, priority, make, None, delay_us, timeout_s)
         return sent[0]
 
     def send_batch(
@@ -124,6 +135,7 @@ class FileMailbox:
         run: str | None = None,
     ) -> list[Message]:
         batch = check_drafts(drafts, priority, self.bus.settings)
+        check_optional(None, term, run, None)
         sent: list[Message] = []
 
         def make(sequence: int) -> bytes:
@@ -136,7 +148,7 @@ class FileMailbox:
             ]  # fmt: skip
             return encode_batch(sent, self.bus.settings)
 
-        self._publish(to, priority, make, len(batch), 0.0, timeout_s)
+        self._publish(to, priority, make, len(batch), 0, timeout_s)
         return sent
 
     def _publish(
@@ -145,12 +157,12 @@ class FileMailbox:
         lane: Lane,
         make: Callable[[int], bytes],
         count: int | None,
-        delay_s: float,
+        delay_us: int,
         timeout_s: float | None,
     ) -> None:
-        self.bus.check_process()
+        self._check(sending=True)
         wait_s = self.bus.settings.send_timeout if timeout_s is None else timeout_s
-        name = self._sender.publish(to, lane, make, count, delay_s, wait_s)
+        name = self._sender.publish(to, lane, make, count, delay_us, wait_s)
         if self.bus.observers:
             self.bus.announce(Sent(self.agent, self.bus.now(), to, name, count or 1))
 
@@ -164,6 +176,7 @@ class FileMailbox:
         asked = self.send(to, type, payload, timeout_s=timeout_s, **options)
         looked: set[str] = set()
         while True:
+            self._check()
             self.drain_bell()
             answer = self._find_reply(to, asked.msg_id, looked)
             if answer is not None:
@@ -179,7 +192,7 @@ class FileMailbox:
 
     def _find_reply(self, sender: str, msg_id: str, looked: set[str]) -> Message | None:
         for place in ("control", "inbox"):
-            folder = self.folders[place]
+            folder = self._folder(place)
             for text in self._list(folder):
                 name = names.parse(text)
                 if name is None or name.sender != sender or text in looked:
@@ -199,7 +212,9 @@ class FileMailbox:
     def _serve_control(self) -> None:
         """While a send waits: hand control messages over, so that a cancel gets through a full tree."""
         if self.on_control is not None:
-            for delivery in self._from_control(16, self.bus.settings.lease):
+            for delivery in self._from_control(
+                1, self.bus.settings.lease
+            ):  # one: the handler may end the send by raising
                 self.on_control(delivery)
         self._beat_if_due()
 
@@ -208,11 +223,11 @@ class FileMailbox:
     def receive(
         self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
     ) -> list[Delivery]:
-        self.bus.check_process()
         lease = self.bus.settings.lease if lease_s is None else lease_s
         end: float | None = None
         pause_s = 0.001
         while True:
+            self._check()
             self.drain_bell()
             self._beat_if_due()
             self._sweep_if_due()
@@ -238,7 +253,7 @@ class FileMailbox:
             time.sleep(min(pause_s, left_s))
 
     def _from_control(self, limit: int, lease_s: float) -> list[Delivery]:
-        folder = self.folders["control"]
+        folder = self._folder("control")
         if self.bus.depth.step:
             try:
                 if self.bus.depth.entries(folder, folder.stat()) == 0:
@@ -271,7 +286,7 @@ class FileMailbox:
         return True
 
     def _from_inbox(self, limit: int, lease_s: float) -> list[Delivery]:
-        folder = self.folders["inbox"]
+        folder = self._folder("inbox")
         out: list[Delivery] = []
         listed = False
         while len(out) < limit:
@@ -307,10 +322,16 @@ class FileMailbox:
         while self._queue and (name := names.parse(self._queue[-1])) is not None and self._delayed(name):
             self._queue.pop()
 
+    def _folder(self, place: str) -> Folder:
+        try:
+            return self.folders[place]
+        except FileNotFoundError:
+            raise self._fenced() from None
+        except OSError as error:
+            raise full(error, f"cannot open the mailbox of {self.agent!r}") from error
+
     def _list(self, folder: Folder) -> list[str]:
         try:
-            if self._tmp.fd is None and self._tmp.gone():  # no descriptor refuses for us: look whether we were replaced
-                raise self._fenced()
             return folder.names()
         except FileNotFoundError:
             raise self._fenced() from None
@@ -347,7 +368,7 @@ class FileMailbox:
         if self._sequences is not None:
             self._sequences.add(name.stream, name.seq, name.count or 1)
         if self.bus.observers:
-            self.bus.announce(Delivered(self.agent, self.bus.now(), claimed, name.attempt))
+            self.bus.announce(Delivered(self.agent, self.bus.now(), claimed, name.delivery))
         return FileDelivery(self.bus, self.folders, claimed, claim, messages, self._held)
 
     def _unwanted(self, messages: list[Message]) -> Reason | None:
@@ -401,7 +422,7 @@ class FileMailbox:
     def _numbers_present(self, stream: tuple[str, int, str]) -> set[int]:
         found: set[int] = set()
         for place in ("control", "inbox", "claimed", "dead"):
-            for text in self._list(self.folders[place]):
+            for text in self._list(self._folder(place)):
                 name = _any_name(place, text)
                 if name is not None and name.stream == stream:
                     found.update(range(name.seq, name.seq + (name.count or 1)))
@@ -448,25 +469,39 @@ class FileMailbox:
         for delivery in list(self._held.values()):
             with contextlib.suppress(LeaseLost, OSError):
                 delivery.release()
+        self.detach()
+
+    def detach(self) -> None:
         self._end()
         if self._alive is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
             self._alive.close()
 
-    def detach(self) -> None:
-        self._end()
-        if self._alive is not None:
-            self._alive.close()
-
     def remove(self, reason: Reason = "agent-gone") -> None:
-        if self._tmp.fd != -1 and not self._tmp.gone():  # else replaced: what is there now is not ours
+        if not self._closed and not self._replaced():  # else what is there now is not ours
             self.bus.remove(self.agent, reason)
         self._end()
         if self._alive is not None:
             self._alive.close()
 
+    def _check(self, *, sending: bool = False) -> None:
+        """Raises Fenced (replaced, removed, or opened before a fork), UsageError (closed). When sending, the kernel looks itself
+        whether tmp/ is still there, where it has a descriptor of it.
+        """
+        self.bus.check_process()
+        if self._closed:
+            raise UsageError(f"this mailbox of {self.agent!r} is closed: register or open it again", agent=self.agent)
+        if not (sending and self._identity is None) and self._replaced():
+            raise self._fenced()
+
+    def _replaced(self) -> bool:
+        if self._identity is None:
+            return self._tmp.gone()
+        return registry.identity(self.folders.path) != self._identity
+
     def _end(self) -> None:
+        self._closed = True
         self._held.clear()
         self._sender.close()
         self.folders.close()

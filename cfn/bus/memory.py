@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 
 from cfn import settings as settings_module
 from cfn.bus.clock import bus_clock, new_offset_us
+from cfn.bus.compose import check_box, check_reason, microseconds
 from cfn.bus.events import Buried, Event, Observer, Registered, Released, Removed
-from cfn.bus.memory_delivery import MemoryDelivery, check_reason, microseconds
+from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_mailbox import MemoryMailbox
 from cfn.bus.memory_store import Box, Claim, Grave, Parcel
 from cfn.bus.names import AGING_US, LANE, claimed, dead, parse_claimed
-from cfn.bus.protocol import BOXES, AgentInfo, DeadLetter, Delivery, Reason, Swept
+from cfn.bus.protocol import AgentInfo, DeadLetter, Delivery, Reason, Swept
 from cfn.bus.protocol import Box as BoxName
 from cfn.errors import AgentExists, AgentGone, LeaseLost, UsageError
 from cfn.message import Message, check_agent_id
@@ -188,7 +189,7 @@ class MemoryBus:
             box = self.box(grave.agent)
             del self._graves[letter]
             due = self.now() + AGING_US[LANE[grave.parcel.name.lane]]
-            box.put(grave.parcel.renamed(attempt=1, due=due, again=True))
+            box.put(grave.parcel.renamed(attempt=0, due=due))
             self.turn.notify_all()
 
     # ---------------------------------------------------------------- leases
@@ -257,11 +258,11 @@ class MemoryBus:
 
     def give_back(self, box: Box, parcel: Parcel, text: str, ready_at: int | None = None) -> bool:
         """Onto its shelf again as the next attempt; False when its attempts are spent: then it is buried."""
-        if parcel.name.attempt >= self.settings.max_attempts:
+        if parcel.name.delivery >= self.settings.max_attempts:
             self.bury(box, parcel, text, "attempts")
             return False
         due = None if ready_at is None else ready_at + AGING_US[LANE[parcel.name.lane]]
-        box.put(parcel.renamed(attempt=parcel.name.attempt + 1, due=due))
+        box.put(parcel.renamed(attempt=parcel.name.delivery + 1, due=due))
         self.turn.notify_all()
         self.announce(Released(box.agent, self.now(), text))
         return True
@@ -286,8 +287,8 @@ class MemoryBus:
                 swept.returned += returned
                 swept.buried += not returned
 
-    def leave(self, mailbox: MemoryMailbox) -> None:
-        """What it still holds goes back; the mailbox stays."""
+    def leave(self, mailbox: MemoryMailbox, *, keep_claims: bool = False) -> None:
+        """What it still holds goes back, unless that is to be kept; the mailbox stays."""
         with self.turn:
             if mailbox.dead:
                 return
@@ -296,7 +297,8 @@ class MemoryBus:
             box = mailbox.box
             if box.owner is mailbox:
                 box.owner = None
-            self._return(box, [text for text, claim in box.claims.items() if claim.holder is mailbox])
+            if not keep_claims:
+                self._return(box, [text for text, claim in box.claims.items() if claim.holder is mailbox])
 
 
 def _letter(text: str, grave: Grave) -> DeadLetter:
@@ -309,8 +311,3 @@ def _letter(text: str, grave: Grave) -> DeadLetter:
         sender=parcel.name.sender,
         message=parcel.messages[0] if parcel.name.count is None else None,
     )
-
-
-def check_box(box: str) -> None:
-    if box not in BOXES:
-        raise UsageError(f"{box!r} is not a box: use one of {', '.join(BOXES)}")

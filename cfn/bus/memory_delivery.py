@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cfn.bus.compose import check_reason, microseconds
 from cfn.bus.events import Acked
 from cfn.bus.memory_store import Box, Claim
 from cfn.bus.names import TIME_DIGITS
-from cfn.bus.protocol import REASONS, Reason
-from cfn.errors import LeaseLost, UsageError
+from cfn.bus.protocol import Reason
+from cfn.errors import LeaseLost
 from cfn.message import Message
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class MemoryDelivery:
         self._acked = False
         self.receipt = f"{box.agent}/{text}"
         self.messages = messages
-        self.attempt = box.claims[text].parcel.name.attempt
+        self.attempt = box.claims[text].parcel.name.delivery
 
     @property
     def message(self) -> Message:
@@ -77,14 +78,3 @@ class MemoryDelivery:
             )
         self._bus.turn.notify_all()
         return text, claim
-
-
-def check_reason(reason: str) -> None:
-    if reason not in REASONS:
-        raise UsageError(f"{reason!r} is not a reason code; use one of {', '.join(REASONS)}", reason=reason)
-
-
-def microseconds(seconds: float, what: str) -> int:
-    if not 0 <= seconds < 1e9:
-        raise UsageError(f"{what}={seconds!r} must be a number of seconds, 0 or more")
-    return int(seconds * 1e6)

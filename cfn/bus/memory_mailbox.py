@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from cfn.bus import compose
 from cfn.bus.events import Delivered, GapFound, Sent
-from cfn.bus.memory_delivery import MemoryDelivery, microseconds
+from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_store import Box, Parcel, Shelf, span
 from cfn.bus.names import AGING_US, LETTER, Name
 from cfn.bus.protocol import Delivery, Draft, Reason
@@ -67,10 +67,11 @@ class MemoryMailbox:
         timeout_s: float | None = None,
     ) -> Message:
         compose.check_draft(type, payload, priority)
+        compose.check_optional(reply_to, term, run, trace)
         expires_at = compose.expires_at(expires_in_s)
         draft = Draft(type=type, payload=payload, reply_to=reply_to, expires_at=expires_at)
         optional = {"term": term, "run": run, "trace": trace}
-        delay_us = microseconds(delay_s, "delay_s")
+        delay_us = compose.microseconds(delay_s, "delay_s")
         return self._publish(to, [draft], None, priority, optional, delay_us, timeout_s)[0]
 
     def send_batch(
@@ -84,6 +85,7 @@ class MemoryMailbox:
         run: str | None = None,
     ) -> list[Message]:
         batch = compose.check_drafts(drafts, priority, self._bus.settings)
+        compose.check_optional(None, term, run, None)
         return self._publish(to, batch, len(batch), priority, {"term": term, "run": run}, 0, timeout_s)
 
     def reply(self, to: Message, payload: Mapping[str, Any], *, type: str = "response", **options: Any) -> Message:
@@ -220,12 +222,12 @@ class MemoryMailbox:
             self._bus.bury(self._box, parcel, parcel.name.text, reason)
             return None
         text = self._bus.claim(self._box, parcel, self, lease_us)
-        self._bus.announce(Delivered(self.agent, self._bus.now(), text, parcel.name.attempt))
+        self._bus.announce(Delivered(self.agent, self._bus.now(), text, parcel.name.delivery))
         return MemoryDelivery(self._bus, self._box, text, messages)
 
     def _verdict(self, parcel: Parcel, messages: list[Message]) -> Reason | None:
         """Why this must not be handed over; None when it may. A batch is over when all its messages are."""
-        if parcel.name.attempt > self._bus.settings.max_attempts:
+        if parcel.name.delivery > self._bus.settings.max_attempts:
             return "attempts"
         now = time.time()
         if all(message.expires_at is not None and message.expires_at <= now for message in messages):
@@ -237,7 +239,7 @@ class MemoryMailbox:
     def _note(self, parcel: Parcel) -> None:
         """Remember its numbers; count those before it that are proven missing: waiting, claimed and buried nowhere."""
         name, seen = parcel.name, self._box.seen
-        hole = None if parcel.again else seen.hole_before(name.stream, name.seq)
+        hole = None if name.attempt != 1 else seen.hole_before(name.stream, name.seq)
         seen.add(name.stream, name.seq, name.count or 1)
         if hole is None:
             return
@@ -283,6 +285,10 @@ class MemoryMailbox:
 
     def close(self) -> None:
         self._bus.leave(self)
+
+    def detach(self) -> None:
+        self._attended = False  # from now on its claims are judged by their leases alone
+        self._bus.leave(self, keep_claims=True)
 
     def remove(self, reason: Reason = "agent-gone") -> None:
         with self._bus.turn:

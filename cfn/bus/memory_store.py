@@ -30,15 +30,14 @@ class Parcel:
     name: Name
     raw: bytes
     reply_to: str | None  # of a single message: what `request` looks for
-    again: bool = False  # put back from the dead letters: its number proves nothing about those before it
 
     @property
     def messages(self) -> list[Message]:
         return [decode(line) for line in self.raw.removesuffix(b"\n").split(b"\n")]
 
-    def renamed(self, *, attempt: int, due: int | None = None, again: bool = False) -> Parcel:
+    def renamed(self, *, attempt: int, due: int | None = None) -> Parcel:
         name = self.name._replace(attempt=attempt, due=self.name.due if due is None else due)
-        return Parcel(name, self.raw, self.reply_to, again or self.again)
+        return Parcel(name, self.raw, self.reply_to)
 
 
 @dataclass(slots=True, frozen=True, eq=False)

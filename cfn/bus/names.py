@@ -47,6 +47,13 @@ class Name(NamedTuple):
         return self.due - _AGING_BY_LETTER[self.lane]
 
     @property
+    def delivery(self) -> int:
+        """Which delivery this is, from 1. An attempt of 0 in the name is the first one of what was put back: its number proves
+        nothing about those before it.
+        """
+        return max(1, self.attempt)
+
+    @property
     def stream(self) -> tuple[str, int, str]:
         """Whose numbering `seq` belongs to; the recipient is the folder."""
         return (self.sender, self.epoch, self.writer)

@@ -101,6 +101,7 @@ def _take_again(bus: FileBus, agent: str, attended: bool, who: dict[str, Any]) -
     try:
         old = read_record(path)
         epoch = int(old["epoch"]) + 1
+        who = {**who, "made_at": old["made_at"]}
         os.mkdir(f"{path}/tmp/{epoch}", 0o700)
         part = f"{path}/tmp/{epoch}/agent.json"
         _write(part, _record(bus, agent, epoch, attended, who))
@@ -136,7 +137,8 @@ def _record(bus: FileBus, agent: str, epoch: int, attended: bool, who: dict[str,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "attended": attended,
-            "registered_at": bus.now(),
+            "registered_at": (now := bus.now()),
+            "made_at": now,  # of the mailbox: stays the same when it is registered again
             **{name: value for name, value in who.items() if value is not None},
         }
     )
@@ -155,6 +157,15 @@ def read_record(path: str) -> dict[str, Any]:
     with open(os.path.join(path, "agent.json"), "rb") as file:
         record: dict[str, Any] = json.load(file)
     return record
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Which mailbox lies there, and its incarnation; None when there is none. 15 µs."""
+    try:
+        record = read_record(path)
+        return int(record["made_at"]), int(record["epoch"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def set_pid(bus: FileBus, agent: str, pid: int) -> None:

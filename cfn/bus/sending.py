@@ -1,8 +1,8 @@
 """The sending half of a mailbox: numbers, backpressure, publish, ring.
 
 Publish: write own ``tmp/<epoch>/N``, look at the recipient's depth and closed flag in one fstat, rename into its inbox (the commit
-point), ring its bell. What a FileNotFoundError at the rename means: own tmp gone: Fenced; target gone: AgentGone (or a new
-incarnation: once more); else the file was published already.
+point), ring its bell. What a FileNotFoundError at the rename means: own tmp gone: Fenced; the source is still there, so the
+target is gone: AgentGone (or made anew: once more); else the file was published already.
 
 No lock that another agent can hold stands on this path. Cost on tmpfs: 20 µs a message at any depth.
 """
@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from cfn.bus import registry
 from cfn.bus.files import CLOSED, Folder, full
 from cfn.bus.names import AGING_US, LETTER
 from cfn.errors import AgentGone, Fenced, InboxFull
@@ -33,7 +34,7 @@ _WAIT_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # between two looks at
 class Outlet:
     """A recipient's mailbox, as its senders see it. Raises AgentGone."""
 
-    __slots__ = ("_bell", "_bell_path", "agent", "control", "inbox", "incarnation", "max_inbox")
+    __slots__ = ("_bell", "_bell_path", "agent", "control", "inbox", "made_at", "max_inbox")
 
     def __init__(self, bus: FileBus, agent: str) -> None:
         path = bus.agent_path(agent)
@@ -54,9 +55,14 @@ class Outlet:
             raise full(error, f"cannot open the mailbox of {agent!r}") from error
         self.agent = agent
         self.max_inbox = int(who["max_inbox"])
-        self.incarnation: object = (who["epoch"], who["registered_at"])
+        self.made_at: int = who["made_at"]
         self._bell = -1
         self._bell_path = os.path.join(path, "bell") if bus.caps.doorbell else None
+
+    def is_current(self) -> bool:
+        """Whether this very mailbox is still there, where no descriptor tells."""
+        found = registry.identity(os.path.dirname(self.inbox.path))
+        return found is not None and found[0] == self.made_at
 
     def ring(self) -> None:
         """Wake the reader if there is one. A lost ring costs latency, never a message."""
@@ -86,6 +92,18 @@ def gone(agent: str) -> AgentGone:
     return AgentGone(f"no agent {agent!r} on this bus; `cfn agent list` shows who is there", agent=agent)
 
 
+class Stream:
+    """The numbers of one writer of one incarnation, shared by all mailboxes of that agent in this process: a number, and so a
+    name, is never used twice, not even after the agent was removed and made anew.
+    """
+
+    __slots__ = ("last", "numbers")
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, tuple[int, int]] = {}  # recipient -> when its mailbox was made, next sequence
+        self.last = 0  # name time of the last message: strictly rising
+
+
 class Sender:
     """Numbers and publishes what one mailbox sends from this process."""
 
@@ -96,8 +114,7 @@ class Sender:
         self._tmp = tmp
         self._meanwhile = meanwhile
         self._outlets: OrderedDict[str, Outlet] = OrderedDict()
-        self._numbers: dict[str, tuple[object, int]] = {}  # recipient -> its incarnation, next sequence
-        self._last = 0  # name time of the last message: strictly rising per writer
+        self._stream = bus.streams.setdefault((agent, epoch), Stream())
 
     def reach(self, to: str) -> None:
         """Open the way to `to` now. Raises BadAgentId, AgentGone."""
@@ -106,14 +123,11 @@ class Sender:
     def next_sequence(self, to: str) -> int:
         """The number that the next message to `to` will get. Raises BadAgentId, AgentGone."""
         outlet = self._outlet(to)
-        incarnation, number = self._numbers.get(to, (None, 1))
-        if incarnation != outlet.incarnation:
-            number = 1
-            self._numbers[to] = (outlet.incarnation, 1)
-        return number
+        made_at, number = self._stream.numbers.get(to, (0, 1))
+        return number if made_at == outlet.made_at else 1
 
     def publish(
-        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_s: float, timeout_s: float
+        self, to: str, lane: Lane, make: Callable[[int], bytes], count: int | None, delay_us: int, timeout_s: float
     ) -> str:
         """Publish what `make(sequence)` encodes, as one file; its name. Raises as Mailbox.send."""
         while True:
@@ -121,15 +135,15 @@ class Sender:
             number = self.next_sequence(to)
             outlet = self._outlets[to]
             data = make(number)
-            name = self._name(lane, number, count, delay_s)
+            name = self._name(lane, number, count, delay_us)
             if self._commit(outlet, outlet.control if lane == "control" else outlet.inbox, name, data):
-                self._numbers[to] = (outlet.incarnation, number + (count or 1))
+                self._stream.numbers[to] = (outlet.made_at, number + (count or 1))
                 outlet.ring()
                 return name
 
-    def _name(self, lane: Lane, number: int, count: int | None, delay_s: float) -> str:
-        self._last = at = max(self._bus.now(), self._last + 1)
-        due = at + AGING_US[lane] + int(delay_s * 1e6)
+    def _name(self, lane: Lane, number: int, count: int | None, delay_us: int) -> str:
+        self._stream.last = at = max(self._bus.now(), self._stream.last + 1)
+        due = at + AGING_US[lane] + delay_us
         head = f"{due:016d}~{LETTER[lane]}~{self._agent}~{self._epoch}.{self._bus.writer.prove()}.{number}~1"
         return f"{head}.json" if count is None else f"{head}~{count}.jsonl"
 
@@ -147,9 +161,9 @@ class Sender:
         except FileNotFoundError:
             if tmp.gone():
                 raise self._fenced() from None
-            if not target.gone():
+            if not tmp.has(name):
                 return True  # an earlier try of this very rename got through
-            self._discard(name)
+            self._discard(name)  # the recipient is gone; that another one may be in its place by now changes nothing
             self.drop(outlet.agent)
             return False
         except BaseException as error:
@@ -176,6 +190,9 @@ class Sender:
             folder = outlet.control if lane == "control" else outlet.inbox
             try:
                 found = folder.stat()
+                if folder.fd is None and not outlet.is_current():
+                    raise FileNotFoundError
+                depth = self._bus.depth.entries(folder, found)
             except FileNotFoundError:
                 self.drop(to)  # removed since it was opened: opening it again tells AgentGone or a new incarnation
                 continue
@@ -183,7 +200,6 @@ class Sender:
                 raise full(error, f"cannot send to {to!r}") from error
             if found.st_mode & CLOSED:
                 raise gone(to)
-            depth = self._bus.depth.entries(folder, found)
             if depth < outlet.max_inbox:
                 return outlet
             now = time.monotonic()

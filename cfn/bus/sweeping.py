@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 _LONGEST_LEASE_US: Final = 7 * 24 * 3600 * 1_000_000  # a week: a deadline beyond that was written by another clock
 
 
-def sweep_agent(bus: FileBus, folders: AgentFolders, dead: dict[str, bool] | None = None) -> Swept:
-    """Return the lost claims of one mailbox. `dead`: verdicts on holders, so that each is asked once."""
+def sweep_agent(
+    bus: FileBus, folders: AgentFolders, dead: dict[str, bool] | None = None, *, of_all: bool = False
+) -> Swept:
+    """Return the lost claims of one mailbox. `dead`: verdicts on holders, so that each is asked once. `of_all`: every claim."""
     swept = Swept()
     verdicts = {} if dead is None else dead
     try:
@@ -37,7 +39,7 @@ def sweep_agent(bus: FileBus, folders: AgentFolders, dead: dict[str, bool] | Non
         claim = names.parse_claimed(text)
         if claim is None:
             folders.quarantine(folders["claimed"], text, bus.now())
-        elif _is_over(bus, claim, verdicts):
+        elif of_all or _is_over(bus, claim, verdicts):
             with contextlib.suppress(LeaseLost, FileNotFoundError):
                 given = folders.give_back(text, claim.name, bus.settings.max_attempts)
                 _count(bus, folders.agent, swept, given, text)

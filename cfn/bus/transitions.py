@@ -87,10 +87,10 @@ class AgentFolders:
 
     def give_back(self, text: str, name: Name, max_attempts: int, due: int | None = None) -> GivenBack:
         """Return a claim for another delivery, `due` a new sort key (None: its old place); bury it when attempts are spent."""
-        if name.attempt >= max_attempts:
+        if name.delivery >= max_attempts:
             self.bury(text, name, "attempts")
             return "buried"
-        again = name._replace(attempt=name.attempt + 1, due=name.due if due is None else due)
+        again = name._replace(attempt=name.delivery + 1, due=name.due if due is None else due)
         with self._lease(text):
             self["claimed"].rename(text, self.home(name), again.text)
         return "returned"

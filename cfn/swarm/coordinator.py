@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 #: From a cancellation to SIGKILL, in a worker's command (its own SIGTERM grace is within it) and for coordinators above.
 CANCEL_GRACE_S: Final = 1.2
-_FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop"})
+_FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop", "drain"})
 _TURN_S: Final = 0.25  # longest turn without an event: heartbeat, watching, timers
 _LOOK_S: Final = 0.1
 _SHORT_S: Final = 0.01  # while something waits for room or for a process group to vanish
@@ -84,7 +84,7 @@ class Coordinator:
         self.opened = False
         self._pending: list[Work] = []  # for the coordinators below
         self._up: list[Result] = []  # results on their way to the parent
-        self._stopping = False
+        self._stopping = self._draining = False
         self._cancelled = False
         self._kill_at: float | None = None
         self._parent_looked_at = 0.0
@@ -196,7 +196,7 @@ class Coordinator:
 
     def _on_task(self, message: Message) -> None:
         made = Work(Task(**message.payload["task"]), int(message.payload["attempt"]))
-        if self._cancelled:
+        if self._cancelled or self._draining:
             return
         self.accept([made])
 
@@ -222,6 +222,9 @@ class Coordinator:
 
     def _on_stop(self, message: Message) -> None:
         self.stop()
+
+    def _on_drain(self, message: Message) -> None:
+        self.drain()
 
     def _on_cancel(self, message: Message) -> None:
         self.cancel()
@@ -429,6 +432,13 @@ class Coordinator:
         self._stopping = True
         self.crew.stop()
         self.branches.tell("stop")
+
+    def drain(self) -> None:
+        """Let what runs end, and start nothing more, of what waits here either."""
+        self._stopping = self._draining = True
+        self._pending.clear()
+        self.crew.drain()
+        self.branches.tell("drain")
 
     def cancel(self) -> None:
         """End everything now; what ran is reported as cancelled, what waited is forgotten here (the master knows it)."""

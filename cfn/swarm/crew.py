@@ -18,6 +18,7 @@ from cfn.bus.protocol import Mailbox
 from cfn.errors import AgentGone, InboxFull
 from cfn.swarm.body import Body
 from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
+from cfn.swarm.lateness import Lateness
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Crew:
     _looked_at: float = 0.0
     _steady_since: float = field(default_factory=time.monotonic)
     _ticked_at: float = field(default_factory=time.monotonic)
+    _lateness: Lateness | None = None
     queue: deque[Work] = field(default_factory=deque)
     _workers: dict[str, _Worker] = field(default_factory=dict)  # by agent id
     _by_pid: dict[int, _Worker] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class Crew:
     _start_again_at: float = 0.0
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
+    _stopping: bool = False  # nothing comes after what waits here
+    _draining: bool = False  # what waits is not started any more
     _ending: bool = False
     _kill_at: float | None = None
 
@@ -130,7 +134,7 @@ class Crew:
         if self._ending or time.monotonic() < self._start_again_at:
             return
         room = self.size - self._staying
-        wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle))
+        wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle) - self._unready)
         for _ in range(min(wanted, self.body.batch - self._unready, _STARTS_A_TURN)):
             agent = self.name(self._made + 1)
             try:
@@ -186,6 +190,9 @@ class Crew:
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
+        if self._stopping and not self.queue and not self._cooling:
+            while self._idle:  # started for work that another one took
+                self._dismiss(self._idle.popleft())
 
     def finished(self, agent: str, result: Result) -> None:
         """A worker's result: final, or one more try."""
@@ -200,7 +207,8 @@ class Crew:
             self._idle.append(worker)
         else:
             self._leaves(worker)
-        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not self._ending:
+        over = self._draining or self._ending
+        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not over:
             again = Work(work.task, work.attempt + 1, work.lost)
             self._cooling.append((worker.child.pid if worker.leaving else 0, time.monotonic() + GROUP_WAIT_S, again))
         else:
@@ -290,29 +298,41 @@ class Crew:
         )
 
     def kill_hung(self) -> None:
-        """End workers whose heartbeat is three intervals old: reaping does the rest. Looks once a heartbeat."""
+        """End the hung ones (three heartbeats missing, and not starved): reaping does the rest. Looks once a heartbeat."""
         now, beat_s = time.monotonic(), self.bus.settings.heartbeat
         if now - self._ticked_at > beat_s:
             self._steady_since = now  # this process was paused itself: the count begins again
         self._ticked_at = now
-        limit_s = 3 * beat_s
-        if now - self._looked_at < beat_s or now - self._steady_since < limit_s:
+        if self._lateness is None:
+            self._lateness = Lateness(beat_s)
+        if now - self._looked_at < beat_s or now - self._steady_since < self._lateness.limit_s:
             return
         self._looked_at = now
         for worker in self._workers.values():
             age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
-            if age_s is not None and age_s > limit_s:
+            if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end
 
     def stop(self) -> None:
         """No more work: idle workers leave, busy ones after their task."""
+        self._stopping = True
         for worker in self._workers.values():
-            if not worker.leaving:
-                self._leaves(worker)
-                with contextlib.suppress(AgentGone, InboxFull):
-                    self._say(worker, "stop", {})
+            self._dismiss(worker)
+
+    def drain(self) -> None:
+        """Stop, and forget what has not been started."""
+        self._draining = True
+        self.queue.clear()
+        self._cooling = []
+        self.stop()
+
+    def _dismiss(self, worker: _Worker) -> None:
+        if not worker.leaving:
+            self._leaves(worker)
+            with contextlib.suppress(AgentGone, InboxFull):
+                self._say(worker, "stop", {})
 
     def cancel(self, grace_s: float) -> list[Work]:
         """End everything within about `grace_s`; gives back what had not been started."""

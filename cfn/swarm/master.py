@@ -246,7 +246,7 @@ class Master(Coordinator):
         elif halt is not None and self._bad >= halt[1]:
             self._finish("halted")
             self._queues.clear()
-            self.cancel() if halt[0] == "now" else self._drain()
+            self.cancel() if halt[0] == "now" else self.drain()
         elif time.monotonic() - self._began >= self.policy.deadline_s:
             self._finish("deadline")
             self.cancel()
@@ -263,10 +263,6 @@ class Master(Coordinator):
         teams = {branch.node.team for branch in self.branches.living}
         open_queue = self._queues.get(None) and teams
         return not open_queue and not any(queue for key, queue in self._queues.items() if key in teams)
-
-    def _drain(self) -> None:
-        """Halt soon: nothing new is given, what runs may end."""
-        self.stop()
 
     def _finish(self, why: str) -> None:
         self._done = True

@@ -220,7 +220,7 @@ class FileStage(Stage):
         if not self._opened:
             return "no bus was opened"
         paths = sorted(path for path in self.root.rglob("*") if not path.is_dir())
-        listed = [f"{path.relative_to(self.root)}" for path in paths[:200]]
+        listed = [f"{path.relative_to(self.root)}" for path in paths[:40]]
         return "\n".join([super().evidence(), f"{len(paths)} files under {self.root}:", *listed])
 
 

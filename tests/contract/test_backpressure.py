@@ -195,6 +195,22 @@ def test_a_control_handler_that_raises_ends_the_send_unsent(bus: Bus) -> None:
     assert [message.type for message in bus.peek("bob")] == ["t"]
 
 
+def test_a_control_handler_that_raises_leaves_the_other_control_messages_in_their_lane(bus: Bus) -> None:
+    def on_control(delivery: Delivery) -> None:
+        delivery.ack()
+        raise InterruptedError
+
+    alice, boss = bus.register("alice"), bus.register("boss")
+    bus.register("bob", max_inbox=1)
+    alice.send("bob", "t", {})
+    boss.send("alice", "cancel", {}, priority="control")
+    second = boss.send("alice", "shutdown", {}, priority="control")
+    alice.on_control = on_control
+    with pytest.raises(InterruptedError):
+        alice.send("bob", "late", {}, timeout_s=30)
+    assert [delivery.message for delivery in alice.receive(limit=5)] == [second]
+
+
 def test_a_control_handler_may_itself_send(bus: Bus) -> None:
     alice, bob = bus.register("alice"), bus.register("bob", max_inbox=1)
     boss = bus.register("boss")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import defaultdict
 
 from cfn.errors import AgentExists, AgentGone
+from cfn.message import Message
 
 from .history import History
-from .stage import Stage
+from .stage import Stage, eventually
 
 SENDERS = 4
 EACH = 500
@@ -109,14 +112,12 @@ def test_senders_and_a_removal_at_once_account_for_every_message(stage: Stage) -
     bus.register("bob")
     start = stage.barrier(4)
 
-    def flood(number: int) -> list[str]:
-        sent = []
+    def flood(number: int) -> list[Message]:
+        sent: list[Message] = []
         start.wait(30)
-        try:
-            for n in range(300):
-                sent.append(mailboxes[number].send("bob", "t", {"n": n}))
-        except AgentGone:
-            pass
+        with contextlib.suppress(AgentGone):
+            while len(sent) < 300:
+                sent.append(mailboxes[number].send("bob", "t", {"n": len(sent)}))
         return sent
 
     floods = [stage.meanwhile(flood, number) for number in range(3)]
@@ -124,4 +125,43 @@ def test_senders_and_a_removal_at_once_account_for_every_message(stage: Stage) -
     bus.remove("bob")
     for flood_ in floods:
         history.note_sent(flood_.result(60))
+    history.check(dead=len(history.sent))
+
+
+def test_senders_account_for_every_message_while_the_recipient_is_removed_and_made_anew(stage: Stage) -> None:
+    bus = stage.open()
+    history = History(bus)
+    handles = [stage.open() for _ in range(3)]
+    mailboxes = [handle.register(f"sender-{number}") for number, handle in enumerate(handles)]
+    bus.register("bob", attended=False)
+    done = threading.Event()
+
+    def flood(number: int) -> list[Message]:
+        sent = []
+        for n in range(300):
+            try:
+                sent.append(mailboxes[number].send("bob", "t", {"n": n}))
+            except AgentGone:
+                eventually(lambda: bus.agents() and any(i.agent == "bob" for i in bus.agents()), "bob is back")
+        return sent
+
+    floods = [stage.meanwhile(flood, number) for number in range(3)]
+    registrar = stage.open()
+
+    def churn() -> int:
+        rounds = 0
+        while (rounds < 50 and not done.is_set()) or not rounds:
+            registrar.remove("bob")
+            registrar.register("bob", attended=False)
+            rounds += 1
+        return rounds
+
+    churning = stage.meanwhile(churn)
+    try:
+        for flood_ in floods:
+            history.note_sent(flood_.result(100))
+    finally:
+        done.set()
+    assert churning.result(30) > 0
+    bus.remove("bob")
     history.check(dead=len(history.sent))

@@ -392,3 +392,34 @@ def test_a_receipt_cannot_be_turned_into_a_path(bus: Bus) -> None:
             bus.redeem(f"{agent}/{name}")
         assert isinstance(caught.value, (UsageError, LeaseLost))
     assert bus.count("bob", "claimed") == 1
+
+
+# ---------------------------------------------------------------- leaving without letting go
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_detaching_leaves_claims_to_who_has_the_receipt(stage: Stage, clock: HandClock, attended: bool) -> None:
+    bus, second = stage.open(clock=clock), stage.open(clock=clock)
+    alice, bob = bus.register("alice"), bus.register("bob", attended=attended)
+    alice.send("bob", "t", {})
+    alice.send("bob", "t", {})
+    first, other = bob.receive(limit=2, lease_s=60)
+    bob.detach()
+    assert bus.count("bob", "claimed") == 2
+    assert not bus.is_alive("bob")
+    second.redeem(first.receipt).ack()
+    clock.advance(61)
+    assert second.sweep().returned == 1
+    with pytest.raises(LeaseLost):
+        second.redeem(other.receipt)
+
+
+def test_closing_after_detaching_gives_nothing_back(bus: Bus) -> None:
+    alice, bob = bus.register("alice"), bus.register("bob", attended=False)
+    alice.send("bob", "t", {})
+    bob.receive()
+    bob.detach()
+    bob.close()
+    assert bus.count("bob", "claimed") == 1
+    with pytest.raises(CfnError):
+        bob.receive()

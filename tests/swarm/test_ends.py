@@ -153,11 +153,14 @@ def test_when_all_died_at_once_the_next_command_clears_up(
 ) -> None:
     with _caller(bus_root, swarm_settings) as (process, run):
         with FileBus(bus_root, swarm_settings) as bus:
-            pids = [info.pid for info in bus.agents() if info.run == run]
-        assert len(pids) == 1 + 2 + 6
-        for pid in [process.pid, *pids]:
+            pids = {info.agent: info.pid for info in bus.agents() if info.run == run}
+        workers = [pid for agent, pid in pids.items() if ".w" in agent]
+        leaders = [pid for agent, pid in pids.items() if ".coord-" in agent and ".w" not in agent]
+        leaders += [pids[f"{run}.master"], process.pid]
+        assert (len(workers), len(leaders)) == (6, 2 + 1 + 1)
+        for pid in leaders:
             os.kill(pid, signal.SIGSTOP)  # so that none can act on the death of another
-        for pid in [process.pid, *pids]:
+        for pid in [*workers, *leaders]:  # children first: a stopped orphan would get SIGHUP, and its command with it
             os.kill(pid, signal.SIGKILL)
         process.wait()
         until(lambda: any(dead == run for dead, _ in runs.dead_runs(swarm_settings)))

@@ -72,8 +72,8 @@ def test_a_pool_runs_many_tasks_in_few_processes(swarm_settings: Settings, nothi
 
 
 def test_a_command_gets_its_task_and_its_identity(swarm_settings: Settings, nothing_left: Left) -> None:
-    script = 'read line; printf \'{"stdin": %s, "id": "%s", "agent": "%s", "to": "%s", "bus": "%s", "arg": "%s"}\' ' \
-        '"$line" "$CFN_TASK_ID" "$CFN_AGENT_ID" "$CFN_COORDINATOR" "$CFN_MESSAGE_BASE_DIR" "$1"'  # fmt: skip
+    script = """read line; printf '{"stdin": %s, "id": "%s", "agent": "%s", "to": "%s", "bus": "%s", "arg": "%s"}' \
+        "$line" "$CFN_TASK_ID" "$CFN_AGENT_ID" "$CFN_COORDINATOR" "$CFN_MESSAGE_BASE_DIR" "$1" """
     swarm = Swarm(command=["sh", "-c", script, "sh", "{n}"], topology="flat", agents=2, settings=swarm_settings)
     results, report = run_all(swarm, [Task(task_id=f"t{i}", payload={"n": i}) for i in range(2)])
     for result in results:
