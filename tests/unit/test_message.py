@@ -134,7 +134,11 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=15,
 )
@@ -186,7 +190,9 @@ def test_the_code_and_the_schema_agree_on_any_object(data: dict[str, Any]) -> No
     try:
         from_dict(data)
     except BadMessage:
-        whole = isinstance(data["sequence"], float) or any(isinstance(data.get(name), float) for name in ("epoch", "term"))
+        whole = isinstance(data["sequence"], float) or any(
+            isinstance(data.get(name), float) for name in ("epoch", "term")
+        )
         assert whole or not VALID.is_valid(data), "JSON Schema takes 1.0 for an integer; the code does not"
     else:
         VALID.validate(data)
