@@ -78,7 +78,9 @@ def wanted() -> str:
         (requirement,) = tomllib.loads(path.read_text("utf-8"))["dependency-groups"]["nox"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         said = f"{type(problem).__name__}: {problem}"
-        raise Unfit(f"{path} must have a dependency group `nox` with one requirement ({said}): mend that file") from problem
+        raise Unfit(
+            f"{path} must have a dependency group `nox` with one requirement ({said}): mend that file"
+        ) from problem
     return str(requirement)
 
 
