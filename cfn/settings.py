@@ -19,6 +19,8 @@ from typing import Any, Final
 from cfn.errors import UsageError
 
 FILE_NAME: Final = "cfn.toml"
+#: What this program can do without, each with the same promises.
+CAPABILITIES: Final = ("doorbell", "dir_fd", "flock", "ofd", "fast_depth", "fork", "shm")
 TOPOLOGIES: Final = ("flat", "hybrid", "tree", "auto")
 
 
@@ -78,9 +80,12 @@ def _path(value: Any) -> str:
     return text
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _capabilities(value: Any) -> tuple[str, ...]:
     parts = value if isinstance(value, (list, tuple)) else str(value).replace(",", " ").split()
-    return tuple(str(part) for part in parts)
+    for part in parts:
+        if part not in CAPABILITIES:
+            raise ValueError(f"{part!r} is no capability: use {', '.join(CAPABILITIES)}")
+    return tuple(parts)
 
 
 TABLE: Final[tuple[Setting, ...]] = (
@@ -107,9 +112,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("heartbeat", _seconds, 1.0, "s", "interval of an attended agent's heartbeat; three missed mean hung"),
     Setting("batch", _positive_int, 50, "agents", "agents started at a time by one coordinator"),
     Setting("state_dir", _path, None, "", "where runs keep their ledgers; default: platformdirs' user state folder"),
-    Setting(
-        "without", _names, (), "", "capabilities to do without: doorbell, dir_fd, flock, ofd, fast_depth, fork, shm"
-    ),
+    Setting("without", _capabilities, (), "", f"capabilities to do without: {', '.join(CAPABILITIES)}"),
 )
 _BY_NAME: Final = {setting.name: setting for setting in TABLE}
 _ALIASES: Final = {"message_base_dir": ("MESSAGE_BASE_DIR",)}
@@ -150,6 +153,8 @@ class Settings:
         """A copy in which these (not None) win. Raises: :class:`~cfn.errors.UsageError`."""
         values = dict(self._values)
         for name, value in flags.items():
+            if name not in _BY_NAME:
+                raise UsageError(f"unknown setting {name!r}; `cfn config show` lists all", setting=name)
             if value is not None:
                 values[name] = Value(_fit(_BY_NAME[name], value, "flag"), "flag")
         return Settings(values)
@@ -192,8 +197,13 @@ def _fit(setting: Setting, value: Any, source: str) -> Any:
     try:
         return setting.kind(value)
     except (TypeError, ValueError, OverflowError) as error:
-        reason = str(error) if not str(error).startswith(("invalid literal", "could not", "cannot")) else "not a number"
-        where = f"--{setting.name.replace('_', '-')}" if source == "flag" else source
+        given = str(error)
+        python = isinstance(error, TypeError) or given.startswith(("invalid literal", "could not", "cannot"))
+        reason = "not a number" if python else given
+        if source == "flag":
+            where = f"--{setting.name.replace('_', '-')}"
+        else:
+            where = source if source.isupper() else f"{source}: {setting.name}"
         raise UsageError(f"{where}={value!r} does not fit: {reason}", setting=setting.name, value=value) from None
 
 

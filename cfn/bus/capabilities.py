@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 LockKind = Literal["ofd", "flock", "msvcrt", "none"]
-KNOWN = ("doorbell", "dir_fd", "flock", "ofd", "fast_depth", "fork", "shm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +55,7 @@ class _Worker:
 
 @dataclass(slots=True)
 class Crew:
-    """See the module. `start(agent)` starts one worker process; `done(result)` takes what is final."""
+    """See the module. `start(agents)` starts worker processes; `done(result)` takes what is final."""
 
     bus: FileBus
     mailbox: Mailbox
@@ -63,7 +63,7 @@ class Crew:
     body: Body
     size: int  # workers to keep while there is work
     name: Callable[[int], str]  # the agent id of the n-th worker
-    start: Callable[[str], Child]
+    start: Callable[[list[str]], Iterable[Child]]
     done: Callable[[Result], None]
     term: int = 1
     lost: int = 0
@@ -85,7 +85,6 @@ class Crew:
     _start_again_at: float = 0.0
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
-    _stopping: bool = False  # nothing comes after what waits here
     _draining: bool = False  # what waits is not started any more
     _ending: bool = False
     _kill_at: float | None = None
@@ -135,18 +134,19 @@ class Crew:
             return
         room = self.size - self._staying
         wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle) - self._unready)
-        for _ in range(min(wanted, self.body.batch - self._unready, _STARTS_A_TURN)):
-            agent = self.name(self._made + 1)
-            try:
-                worker = _Worker(agent, self.start(agent))
-            except OSError as error:
-                self._refused(error)
-                return
-            self._made += 1
-            self._refusals = 0
-            self._workers[agent] = self._by_pid[worker.child.pid] = worker
-            self._unready += 1
-            self._staying += 1
+        count = min(wanted, self.body.batch - self._unready, _STARTS_A_TURN)
+        if count <= 0:
+            return
+        try:
+            for child in self.start([self.name(self._made + n) for n in range(1, count + 1)]):
+                worker = _Worker(child.name, child)
+                self._workers[child.name] = self._by_pid[child.pid] = worker
+                self._made += 1
+                self._refusals = 0
+                self._unready += 1
+                self._staying += 1
+        except OSError as error:
+            self._refused(error)
 
     def _refused(self, error: OSError) -> None:
         """The system starts no more processes now: try again for two seconds, then go on with those that are there."""
@@ -190,9 +190,6 @@ class Crew:
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
-        if self._stopping and not self.queue and not self._cooling:
-            while self._idle:  # started for work that another one took
-                self._dismiss(self._idle.popleft())
 
     def finished(self, agent: str, result: Result) -> None:
         """A worker's result: final, or one more try."""
@@ -317,7 +314,6 @@ class Crew:
 
     def stop(self) -> None:
         """No more work: idle workers leave, busy ones after their task."""
-        self._stopping = True
         for worker in self._workers.values():
             self._dismiss(worker)
 

@@ -287,6 +287,10 @@ class Master(Coordinator):
             self._given[made.task.task_id] = f"{branch.agent}, which died"
         self._write([{"event": "coordinator-lost", "agent": branch.agent, "tasks": len(works)}])
 
+    def _on_lost(self, message: Message) -> None:
+        if self.branches.of(message.sender) is not None:
+            self.report_.coordinators_lost.append(str(message.payload["agent"]))
+
     def end(self) -> None:
         self.deliver()
 
@@ -310,7 +314,7 @@ class Master(Coordinator):
             for task_id in self._tasks
             if task_id not in self._results
         ][:_MOST_LISTED]
-        if report.coordinators_lost and report.missing and report.ended == "finished":
+        if report.coordinators_lost and (report.missing or report.counts.get("lost")) and report.ended == "finished":
             report.ended = "coordinator-lost"
         if report.coordination_s:
             report.results_per_s = round(report.delivered / report.coordination_s, 3)

@@ -14,9 +14,12 @@ from .stage import Stage, eventually
 
 
 def answer(bus: Bus, agent: str, **options: Any) -> None:
-    """Be `agent`, and answer one request."""
+    """Be `agent`, and answer one request; a reply that comes first is for another receiver of this mailbox."""
     mailbox = bus.open(agent)
     [delivery] = mailbox.receive(30)
+    while delivery.message.reply_to is not None:
+        delivery.release(0.05)
+        [delivery] = mailbox.receive(30)
     mailbox.reply(delivery.message, {"echo": dict(delivery.message.payload)}, **options)
     delivery.ack()
 

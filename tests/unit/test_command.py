@@ -379,11 +379,12 @@ def test_an_interrupt_ends_the_command_first(tmp_path: Path) -> None:
     _gone(int(Path(marker).read_text()))
 
 
-def test_descendants_are_found_through_generations() -> None:
+@pytest.mark.parametrize("proc", [True, False])
+def test_descendants_are_found_through_generations(proc: bool) -> None:
     parent = subprocess.Popen(["sh", "-c", "sh -c 'sleep 65 & wait' & wait"])
     try:
         end = time.monotonic() + 5
-        while len(found := descendants(parent.pid)) < 2:
+        while len(found := descendants(parent.pid, proc)) < 2:
             assert time.monotonic() < end, found
             time.sleep(0.01)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from importlib import resources
@@ -177,10 +178,8 @@ def test_what_was_encoded_is_decoded_and_fits_the_schema(message: Message) -> No
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_bad_message(raw: bytes) -> None:
-    try:
-        decode(raw)
-    except BadMessage as error:
-        assert len(str(error)) < 500
+    with contextlib.suppress(BadMessage):
+        assert isinstance(decode(raw), Message)
 
 
 @settings(max_examples=150, deadline=None)
