@@ -352,7 +352,8 @@ def test_a_folder_for_results_gets_stdout_and_stderr_whole(run: Runner, tmp_path
 
 
 def test_run_command_leads_a_process_group_of_its_own(tmp_path: Path) -> None:
-    outcome = run_command(["sh", "-c", "ps -o pgid= -p $$; echo $$"], b"", spill_dir=tmp_path)
+    code = "import os; print(os.getpgrp(), os.getpid())"
+    outcome = run_command([sys.executable, "-c", code], b"", spill_dir=tmp_path)
     group, pid = str(outcome.result).split()
     assert group == pid != str(os.getpgrp())
 
