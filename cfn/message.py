@@ -32,6 +32,11 @@ _DEVICES: Final = frozenset(
 )
 
 
+def is_agent_id(text: str) -> bool:
+    """Whether `text` is a legal id; see :func:`check_agent_id`."""
+    return bool(_AGENT_ID.match(text)) and text[-1] != "." and text.split(".", 1)[0].lower() not in _DEVICES
+
+
 def check_agent_id(agent: object) -> str:
     """Return `agent` unchanged if it is a legal id, before any path is built from it.
 

@@ -52,8 +52,12 @@ def finish(bus: FileBus, gone: str, agent: str, reason: str) -> None:
         else:
             _empty(bus, path, folder, agent, reason)
     for name in os.listdir(gone):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(gone, name))
+        path = os.path.join(gone, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)  # not ours, and in the way
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(gone)
 

@@ -32,7 +32,7 @@ from cfn.bus.sweeping import sweep_agent, sweep_bus
 from cfn.bus.transitions import AgentFolders
 from cfn.bus.writer import Writer
 from cfn.errors import BadMessage, Fenced, FormatError, UnfitPlace
-from cfn.message import Message, check_agent_id, dump_json, new_id
+from cfn.message import Message, check_agent_id, dump_json, is_agent_id, new_id
 from cfn.settings import Settings, load
 
 FORMAT: Final = 1
@@ -181,7 +181,8 @@ class FileBus:
     def agent_ids(self) -> list[str]:
         """Ids of all registered agents, without looking into their folders."""
         try:
-            return sorted(entry for entry in os.listdir(self.root) if not entry.startswith("."))
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if is_agent_id(entry.name) and entry.is_dir())
         except OSError as error:
             raise full(error, "cannot list the bus") from error
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from cfn.message import Lane
+from cfn.message import Lane, is_agent_id
 
 SEP: Final = "~"
 TIME_DIGITS: Final = 16  # µs until the year 2286
@@ -156,6 +156,8 @@ def _name(parts: list[str], batch: bool) -> Name | None:
     number = parts[3].split(".")
     if len(number) != 3 or parts[1] not in LANE or not _DIGITS.match(parts[0]) or not _HEX.match(number[1]):
         return None
+    if not is_agent_id(parts[2]) or (batch and parts[5] == "0"):
+        return None
     try:
         return Name(
             int(parts[0]),
@@ -172,6 +174,6 @@ def _name(parts: list[str], batch: bool) -> Name | None:
 
 
 def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or (text[0] == "0" and text != "0"):
         raise ValueError(text)
     return int(text)

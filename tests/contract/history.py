@@ -46,7 +46,7 @@ class History:
         found: dict[str, list[str]] = {msg_id: ["acknowledged"] * count for msg_id, count in self.acked.items()}
         for info in self._bus.agents():
             for box in ("inbox", "claimed", "outbox", "dead"):
-                for message in self._bus.peek(info.agent, box, EVERYTHING):  # type: ignore[arg-type]
+                for message in self._bus.peek(info.agent, box, EVERYTHING):
                     found.setdefault(message.msg_id, []).append(box)
         living = {info.agent for info in self._bus.agents()}
         for letter in self._bus.dead():

@@ -127,7 +127,7 @@ class Stage:
         lines = []
         for bus in self._opened[:1]:
             for info in bus.agents():
-                boxes = {box: bus.count(info.agent, box) for box in ("inbox", "claimed", "dead")}  # type: ignore[arg-type]
+                boxes = {box: bus.count(info.agent, box) for box in ("inbox", "claimed", "dead")}
                 lines.append(f"{info.agent} epoch {info.epoch} alive {info.alive}: {boxes}")
             lines += [f"dead letter: {letter.letter}" for letter in bus.dead()[:50]]
         return "\n".join(lines)

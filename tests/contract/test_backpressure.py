@@ -50,8 +50,9 @@ def test_a_waiting_sender_gets_through_when_the_receiver_drains(stage: Stage) ->
         history.send(alice, "bob")
     own = stage.open(max_inbox=3)
     waiting = stage.meanwhile(lambda: own.open("alice").send("bob", "late", {}, timeout_s=60))
-    first = eventually(lambda: None if waiting.done() else bob.receive(), "a first delivery")
-    history.ack(first[0])
+    eventually(waiting.running, "the sender is at work")
+    assert not waiting.done(), "nothing made room yet"
+    history.ack(bob.receive()[0])
     history.note_sent([waiting.result(30)])
     history.check(inbox=3, acknowledged=1)
 

@@ -64,14 +64,14 @@ def test_four_receivers_of_one_shared_mailbox(stage: Stage) -> None:
 
 
 def test_receivers_that_are_killed_lose_nothing(stage: Stage) -> None:
-    bus = stage.open(lease=2)
+    bus = stage.open(lease=2, heartbeat=0.3)
     history = History(bus)
     alice = bus.register("alice")
     bus.register("bob", attended=False, shared=True)
     for _ in range(60):
         history.send(alice, "bob")
     for _ in range(3):
-        other = stage.elsewhere(lease=2)
+        other = stage.elsewhere(lease=2, heartbeat=0.3)
         other.tell("register", agent="bob")
         assert len(other.tell("claim", limit=10, lease_s=2)) == 10
         other.kill()

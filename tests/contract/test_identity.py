@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ LEGAL = ["a", "A", "0", "a" * 64, "worker-1", "w_1.x", "a.b.c", "nully", "consol
 @pytest.mark.parametrize("agent", ILLEGAL, ids=lambda value: repr(value)[:20])
 def test_an_illegal_id_is_refused_everywhere_before_a_path_is_built(bus: Bus, agent: Any) -> None:
     alice = bus.register("alice")
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: bus.register(agent),
         lambda: bus.open(agent),
         lambda: alice.send(agent, "t", {}),
@@ -166,7 +167,7 @@ def test_what_an_agent_says_of_itself_is_shown(stage: Stage) -> None:
 def test_an_agent_that_never_was_is_gone(bus: Bus) -> None:
     for call in (bus.agent, bus.open, bus.count, bus.peek):
         with pytest.raises(AgentGone) as caught:
-            call("nobody")  # type: ignore[operator]
+            call("nobody")
         assert caught.value.agent == "nobody"
     assert not bus.is_alive("nobody")
     assert bus.beat_age_s("nobody") is None
@@ -310,7 +311,7 @@ def test_a_closed_mailbox_refuses_with_an_error_of_ours(bus: Bus, verb: str) -> 
     bus.register("alice")
     bob = bus.register("bob")
     bob.close()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "send": lambda: bob.send("alice", "t", {}),
         "send_batch": lambda: bob.send_batch("alice", [Draft(type="t", payload={})]),
         "receive": bob.receive,

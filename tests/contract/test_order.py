@@ -71,7 +71,7 @@ def test_high_goes_before_normal_before_low_when_they_are_of_one_age(stage: Stag
     bus = stage.open(clock=clock)
     alice, bob = bus.register("alice"), bus.register("bob")
     for lane in ("low", "normal", "high", "control"):
-        alice.send("bob", "t", {}, priority=lane)  # type: ignore[arg-type]
+        alice.send("bob", "t", {}, priority=lane)
     assert [delivery.message.priority for delivery in bob.receive(limit=4)] == ["control", "high", "normal", "low"]
 
 
@@ -88,7 +88,7 @@ def test_low_is_not_starved_by_a_flood_of_high(stage: Stage, clock: HandClock) -
     bus = stage.open(clock=clock)
     alice, bob = bus.register("alice"), bus.register("bob")
     for lane in ("normal", "low"):
-        alice.send("bob", "t", {}, priority=lane)  # type: ignore[arg-type]
+        alice.send("bob", "t", {}, priority=lane)
     seen: dict[str, int] = {}
     for tenth in range(200):  # two high ones come every 0.1 s, and one message is taken
         alice.send("bob", "t", {}, priority="high")

@@ -166,7 +166,7 @@ messages = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(messages)
 def test_what_was_encoded_is_decoded_and_fits_the_schema(message: Message) -> None:
     raw = encode(message)
@@ -175,14 +175,14 @@ def test_what_was_encoded_is_decoded_and_fits_the_schema(message: Message) -> No
     VALID.validate(json.loads(raw))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_bad_message(raw: bytes) -> None:
     with contextlib.suppress(BadMessage):
         assert isinstance(decode(raw), Message)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from([*GOOD, *OPTIONAL, "x"]), json_values))
 def test_the_code_and_the_schema_agree_on_any_object(data: dict[str, Any]) -> None:
     data = {**GOOD, **data}
