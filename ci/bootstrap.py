@@ -73,8 +73,14 @@ def wanted() -> str:
     """The requirement on nox, out of pyproject.toml's dependency group of that name."""
     import tomllib
 
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
-    (requirement,) = groups["nox"]
+    path = ROOT / "pyproject.toml"
+    try:
+        (requirement,) = tomllib.loads(path.read_text("utf-8"))["dependency-groups"]["nox"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        said = f"{type(problem).__name__}: {problem}"
+        raise Unfit(
+            f"{path} must have a dependency group `nox` with one requirement ({said}): mend that file"
+        ) from problem
     return str(requirement)
 
 

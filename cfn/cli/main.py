@@ -15,6 +15,7 @@ a verb opens is the rest (35 ms).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -226,9 +227,10 @@ def _unexpected(error: Exception) -> tuple[str, Exit]:
 def _fail(line: str, code: Exit) -> Exit:
     try:
         sys.stdout.flush()
+    except OSError:  # newer Pythons keep what could not be written and refuse again here: that is what the line says
+        _close_stdout()
+    with contextlib.suppress(OSError):  # nobody listens; the code still tells
         print("cfn: " + " ".join(line.splitlines()), file=sys.stderr)
-    except OSError:
-        _close_stdout()  # nobody listens; the code still tells
     return code
 
 

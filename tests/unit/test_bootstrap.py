@@ -133,6 +133,12 @@ def test_without_a_package_index_one_line_names_the_variables_and_a_later_run_he
     assert checkout.run("-l")[0] == 7
 
 
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD", "[dependency-groups]\nnox = []\n", "[project]\n"])
+def test_a_project_file_that_cannot_be_used_is_named_in_one_line(checkout: Checkout, content: str) -> None:
+    (checkout.root / "pyproject.toml").write_text(content)
+    refused(checkout.run("-l"), str(checkout.root / "pyproject.toml"), "dependency group `nox`")
+
+
 def test_a_checkout_that_cannot_be_written_is_named_in_one_line(checkout: Checkout) -> None:
     (checkout.root / ".nox").write_text("in the way")
     refused(checkout.run("-l"), str(checkout.root / ".nox"))
