@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
@@ -230,17 +231,21 @@ def wheelhouse(python: str) -> Path:
     return folder
 
 
-def everything(project: dict[str, object]) -> Iterator[str]:
+def everything(project: dict[str, Any]) -> Iterator[str]:
     """What the sessions behind README's commands install: nox, cfn with all extras, the tests."""
-    about = project["project"]
-    assert isinstance(about, dict)
-    yield from about["dependencies"]
-    for extra in about["optional-dependencies"].values():
+    yield from project["project"]["dependencies"]
+    for extra in project["project"]["optional-dependencies"].values():
         yield from extra
-    groups = project["dependency-groups"]
-    assert isinstance(groups, dict)
-    for name in ("nox", "tests"):
-        yield from groups[name]
+    yield from group(project["dependency-groups"], "tests")
+
+
+def group(groups: dict[str, list[Any]], name: str) -> Iterator[str]:
+    """A dependency group with the groups that it includes (PEP 735)."""
+    for entry in groups[name]:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            yield from group(groups, entry["include-group"])
 
 
 if __name__ == "__main__":

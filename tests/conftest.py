@@ -49,3 +49,11 @@ def own_world(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     yield
     shutil.rmtree(bus.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def bus_root(scratch: Path) -> Iterator[str]:
+    """A folder for one bus: private, and on tmpfs where there is one."""
+    root = tempfile.mkdtemp(dir=scratch)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)

@@ -248,7 +248,7 @@ class Lock:
         _locks.discard(self.fd)
 
     def adopt(self) -> None:
-        """In that child: it is ours, and not for our children."""
+        """After it: in that child, and in the parent until it closes its own; not for further children."""
         _locks.add(self.fd)
 
     @classmethod

@@ -520,7 +520,7 @@ class FileMailbox:
             self._alive.leave_to_child()
 
     def adopt(self) -> None:
-        """In the child: from now on this mailbox and its bus are this process's."""
+        """In the child: from now on this mailbox and its bus are this process's. In the parent: not for the next child."""
         self.bus.adopt()
         if self._alive is not None:
             self._alive.adopt()

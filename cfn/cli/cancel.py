@@ -7,10 +7,11 @@ A run whose master died is cleaned up instead.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Final
 
-from cfn.cli.options import open_bus, seconds
+from cfn.cli.options import open_bus, seconds, settings_of
 from cfn.cli.output import emit, note
 from cfn.errors import AgentGone, CfnError, Exit, NoSuchRun
 
@@ -18,7 +19,9 @@ _POLL_S: Final = 0.05
 
 
 class StillRunning(CfnError):
-    """The run was told and has not ended. Fact: ``run``."""
+    """The run was told and has not ended in time. Fact: ``run``."""
+
+    exit_code = Exit.PARTIAL
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises: NoSuchRun, StillRunning, BadAgentId."""
+    from cfn.bus import place
     from cfn.message import check_agent_id
     from cfn.swarm import janitor
     from cfn.swarm.run import send_cancel
 
     master = check_agent_id(f"{args.run}.master")
+    if not os.path.lexists(place.find(settings_of(args))):
+        raise _no_such(args.run)
     with open_bus(args) as bus:
         if args.run in janitor.clear_dead_runs(bus.settings):
             _report(args, "dead", f"run {args.run}: its master had died; its processes and mailboxes are removed")
@@ -42,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             send_cancel(bus, args.run, lambda: False)
         except AgentGone:
-            raise NoSuchRun(
-                f"no run {args.run!r} lives on this bus; `cfn ps` shows those that do", run=args.run
-            ) from None
+            raise _no_such(args.run) from None
         until = time.monotonic() + args.timeout
         while bus.is_alive(master):
             if time.monotonic() >= until:
@@ -55,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
             time.sleep(_POLL_S)
     _report(args, "cancelled", f"run {args.run} is cancelled")
     return Exit.OK
+
+
+def _no_such(run: str) -> NoSuchRun:
+    return NoSuchRun(f"no run {run!r} lives on this bus; `cfn ps` shows those that do", run=run)
 
 
 def _report(args: argparse.Namespace, state: str, line: str) -> None:

@@ -6,6 +6,7 @@ bar alone (20 ms), and without its monitor thread.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from cfn.swarm.run import Progress
 
 LINE_EVERY_S: Final = 5.0
+_NO_WIDTH: Final = 80
+_NO_HEIGHT: Final = 24
 _FORMAT: Final = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -66,7 +69,17 @@ class Bar:
         from tqdm import tqdm
 
         tqdm.monitor_interval = 0  # no thread: it would only repaint a bar that nobody moves
-        self._bar = tqdm(total=total, file=stream, unit="task", dynamic_ncols=True, bar_format=_FORMAT, mininterval=0.1)
+        width = None if _width(stream) else _NO_WIDTH
+        self._bar = tqdm(
+            total=total,
+            file=stream,
+            unit="task",
+            ncols=width,
+            nrows=None if width is None else _NO_HEIGHT,  # tqdm shows nothing on a terminal of no height
+            dynamic_ncols=width is None,
+            bar_format=_FORMAT,
+            mininterval=0.1,
+        )
         self._bar.set_description_str("starting", refresh=False)
 
     def show(self, progress: Progress) -> None:
@@ -84,6 +97,14 @@ class Bar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _width(stream: TextIO) -> int:
+    """Columns of the terminal; 0 where it does not know (a serial line, a container's before it is attached)."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def line(progress: Progress) -> str:

@@ -7,11 +7,12 @@ whose lock a living process holds, BEAT is the oldest heartbeat among them: abov
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from cfn.cli.options import open_bus
+from cfn.cli.options import open_bus, settings_of
 from cfn.cli.output import emit, note, table
 from cfn.errors import Exit, NoSuchRun
 
@@ -25,8 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises: NoSuchRun."""
-    with open_bus(args) as bus:
-        agents = bus.agents()
+    agents = _agents(args)
     if args.run is not None:
         agents = [info for info in agents if info.run == args.run]
         if not agents:
@@ -42,6 +42,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         note("nobody is on this bus")
     return Exit.OK
+
+
+def _agents(args: argparse.Namespace) -> list[AgentInfo]:
+    """Everybody on the bus; nobody where there is no bus yet. Raises: UnfitPlace, FormatError."""
+    from cfn.bus import place
+
+    if not os.path.lexists(place.find(settings_of(args))):
+        return []
+    with open_bus(args) as bus:
+        return bus.agents()
 
 
 def _grouped(agents: Iterable[AgentInfo]) -> list[tuple[str | None, list[AgentInfo]]]:

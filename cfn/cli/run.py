@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from cfn.cli.stopping import Stopping
 
     with order.joblog() as log, Stopping() as stopping, swarm.run(order.tasks) as going:
-        if not args.quiet:
+        if not args.quiet and not args.json:
             note(_announcement(order, going))
         report = _follow(order, going, stopping, log)
     if args.report:
@@ -69,6 +69,7 @@ def _follow(order: Order, going: Run, stopping: Stopping, log: JobLog | None) ->
 
     outlet = order.outlet()
     show = meter(False if order.args.quiet else order.args.progress, len(order.tasks))
+    aside = order.args.plain or sys.stdout.isatty()  # both write to the bar's terminal
     told = False
     try:
         while True:
@@ -76,7 +77,7 @@ def _follow(order: Order, going: Run, stopping: Stopping, log: JobLog | None) ->
             report = going.report
             if log is not None:
                 log.write(results)
-            _put(outlet, show, results, stopping, end=report is not None)
+            _put(outlet, show if aside else None, results, stopping, end=report is not None)
             show.show(going.progress)
             if report is not None:
                 return report
@@ -87,12 +88,13 @@ def _follow(order: Order, going: Run, stopping: Stopping, log: JobLog | None) ->
         show.close()
 
 
-def _put(outlet: Outlet, show: Meter, results: Sequence[Result], stopping: Stopping, *, end: bool) -> None:
+def _put(outlet: Outlet, show: Meter | None, results: Sequence[Result], stopping: Stopping, *, end: bool) -> None:
     if stopping.look_at_reader():
         return
     try:
         if results or end:
-            show.step_aside()
+            if show is not None:
+                show.step_aside()
             outlet.put(results)
         if end:
             outlet.end()
@@ -101,6 +103,8 @@ def _put(outlet: Outlet, show: Meter, results: Sequence[Result], stopping: Stopp
 
 
 def _announcement(order: Order, going: Run) -> str:
+    from cfn.cli.summary import many
+
     plan = going.plan
     args = order.args
     fewer = ""
@@ -109,8 +113,8 @@ def _announcement(order: Order, going: Run) -> str:
     computed = "" if args.deadline else " (--deadline sets it)"
     before = f" ({order.done_before} are done in {args.joblog})" if order.done_before else ""
     return (
-        f"run {going.run_id}: {len(order.tasks)} tasks{before}, {plan.topology}: {plan.agents} agents, "
-        f"{plan.coordinators} coordinators{fewer}, deadline {going.deadline_s:g} s{computed}"
+        f"run {going.run_id}: {many(len(order.tasks), 'task')}{before}, {plan.topology}: {many(plan.agents, 'agent')}, "
+        f"{many(plan.coordinators, 'coordinator')}{fewer}, deadline {going.deadline_s:g} s{computed}"
     )
 
 

@@ -22,15 +22,15 @@ def lines(report: Report) -> Iterator[str]:
     """The summary."""
     counts = ", ".join(f"{report.counts[status]} {status}" for status in STATUSES if report.counts.get(status))
     yield (
-        f"{report.delivered} of {_many(report.tasks, 'task')} delivered ({rate(report)}): {counts or 'no result'}; "
+        f"{report.delivered} of {many(report.tasks, 'task')} delivered ({rate(report)}): {counts or 'no result'}; "
         f"coordination {_seconds(report.coordination_s)}, wall {_seconds(report.wall_s)}"
         + (f", {report.results_per_s:.1f} results/s" if report.results_per_s else "")
     )
     living = f"{report.peak_living} of {report.planned} processes alive"
     spawned = f" after {_seconds(report.spawned_s)}" if report.spawned_s is not None else ""
-    shape = f"{report.topology}: {_many(report.agents, 'agent')}, {_many(report.coordinators, 'coordinator')}"
+    shape = f"{report.topology}: {many(report.agents, 'agent')}, {many(report.coordinators, 'coordinator')}"
     mesh = f", mesh {report.mesh_answered}/{report.mesh_pings}" if report.mesh_pings else ""
-    lost = f", {_many(report.workers_lost, 'agent')} lost" if report.workers_lost else ""
+    lost = f", {many(report.workers_lost, 'agent')} lost" if report.workers_lost else ""
     yield f"run {report.run}: {shape}; {living}{spawned}{mesh}{lost}"
     yield from _teams(report)
     yield from _reasons("failed", [(str(f["task_id"]), f"{f['status']}: {f['reason']}") for f in report.failures])
@@ -56,7 +56,7 @@ def _teams(report: Report) -> Iterator[str]:
     for team in teams[:_MOST_TEAMS]:
         median = f", median {_seconds(team.median_s)}" if team.median_s is not None else ""
         yield (
-            f"team {team.team}: {_many(team.agents, 'agent')}, {_many(team.tasks, 'task')}, "
+            f"team {team.team}: {many(team.agents, 'agent')}, {many(team.tasks, 'task')}, "
             f"{team.ok} ok, {team.failed} not ok{median}"
         )
     if len(teams) > _MOST_TEAMS:
@@ -76,7 +76,8 @@ def _reasons(what: str, entries: list[tuple[str, str]]) -> Iterator[str]:
         yield f"... and {len(ordered) - _MOST_REASONS} more reasons (--report has them)"
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
+    """The count with its noun."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 

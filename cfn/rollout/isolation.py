@@ -1,27 +1,29 @@
-"""Is a team left alone when another one is slow? Three runs, compared team by team.
+"""Is a team left alone when another one is slow? Runs with and without a slow team, compared team by team.
 
-The same tasks go to the same teams three times: normal, with one team slowed, normal again. Two times are looked at, each by
-its median over a team's tasks: how long a task took (**task time**), and when it was finished, counted from the first task
-of the run (**finish time**: a dispatcher held up by the slow team would show here and not in the task time).
+The same tasks go to the same teams in turn: normal, with one team slowed, normal again. Two times are looked at, each by its
+median over a team's tasks: how long a task took (**task time**), and when it was finished, counted from the first task of
+the run (**finish time**: a dispatcher held up by the slow team would show here and not in the task time).
 
-Noise is what two equal runs differ by, so it is measured, not assumed. For a team and a time, with a1, a2 the medians of the
-normal runs, b the one beside the slow team:
+Noise is what equal runs differ by, so it is measured, not assumed. For a team and a time, with the medians of the runs:
 
-* shift = b - mean(a1, a2); only a positive shift is harm.
-* noise = max(|a1 - a2|, 3 standard errors of the shift). The standard error of a median is 1.2533 sigma / sqrt(n), and
-  sigma is taken from the median absolute deviation (x 1.4826), which outliers on a busy machine do not move.
-* allowed = max(noise, `RATIO` x mean(a1, a2)).
+* normal = their median over the normal runs, beside = the same over the runs beside the slow team.
+* shift = beside - normal; only a positive shift is harm.
+* noise = max(range of the normal runs, 3 standard errors of the shift). The standard error of a median is
+  1.2533 sigma / sqrt(n), and sigma is taken from the median absolute deviation (x 1.4826), which outliers on a busy
+  machine do not move.
+* allowed = max(noise, `RATIO` x normal).
 
 That proves something only if the slow team *is* slow, and if what is allowed is small against what it was slowed by:
-:attr:`Isolation.slowdown` and :attr:`Isolation.resolution` are criteria as much as the shifts are.
+:attr:`Isolation.slowdown` and :attr:`Isolation.resolution` are criteria as much as the shifts are. Where the load of the
+machine changes between the runs, more rounds (slow, normal) tell chance from harm: a run is added, none is ever left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any, Final
 
 from cfn.swarm.task import Result
@@ -35,17 +37,20 @@ _ERRORS: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """One team's median in the three runs, seconds."""
+    """One team's medians, seconds, a run each."""
 
     team: str
-    before_s: float
-    beside_s: float  # while another team was slow
-    after_s: float
+    normal: tuple[float, ...]
+    beside: tuple[float, ...]  # while another team was slow
     noise_s: float
 
     @property
     def normal_s(self) -> float:
-        return fmean((self.before_s, self.after_s))
+        return median(self.normal)
+
+    @property
+    def beside_s(self) -> float:
+        return median(self.beside)
 
     @property
     def shift_s(self) -> float:
@@ -65,7 +70,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """What the three runs say. `task` and `finish` hold every team, the slow one too."""
+    """What the runs say. `task` and `finish` hold every team, the slow one too."""
 
     slow_team: str
     factor: float
@@ -104,29 +109,37 @@ class Isolation:
 
 
 def compare(
-    before: Sequence[Result], beside: Sequence[Result], after: Sequence[Result], *, slow_team: str, factor: float
+    normal: Sequence[Sequence[Result]], beside: Sequence[Sequence[Result]], *, slow_team: str, factor: float
 ) -> Isolation:
-    """Compare three runs of the same tasks, `beside` being the one with the slow team.
+    """Compare runs of the same tasks: `normal` ones (two or more) and those `beside` the slow team (one or more).
 
     Raises: ValueError where a team is missing in a run or tasks carry no start: nothing can be compared then.
     """
-    runs = (before, beside, after)
-    task = [_by_team(run, [result.duration_s for result in run]) for run in runs]
-    finish = [_by_team(run, _finished(run)) for run in runs]
-    teams = sorted(task[0])
+    teams = sorted({result.team or "" for result in normal[0]})
     if slow_team not in teams or len(teams) < 2:
         raise ValueError(
             f"team {slow_team!r} and another one are needed; the first run had {', '.join(teams) or 'none'}"
         )
-    for named in task[1:]:
-        if sorted(named) != teams:
-            raise ValueError(f"the runs had different teams: {', '.join(teams)} and {', '.join(sorted(named))}")
+    for run in (*normal, *beside):
+        named = sorted({result.team or "" for result in run})
+        if named != teams:
+            raise ValueError(f"the runs had different teams: {', '.join(teams)} and {', '.join(named)}")
     return Isolation(
         slow_team=slow_team,
         factor=factor,
-        task={team: _shift(team, *(times[team] for times in task)) for team in teams},
-        finish={team: _shift(team, *(times[team] for times in finish)) for team in teams},
+        task=_shifts(teams, normal, beside, lambda run: [result.duration_s for result in run]),
+        finish=_shifts(teams, normal, beside, _finished),
     )
+
+
+def _shifts(
+    teams: Sequence[str],
+    normal: Sequence[Sequence[Result]],
+    beside: Sequence[Sequence[Result]],
+    times_of: Callable[[Sequence[Result]], list[float]],
+) -> dict[str, Shift]:
+    split = [[_by_team(run, times_of(run)) for run in runs] for runs in (normal, beside)]
+    return {team: _shift(team, *([times[team] for times in runs] for runs in split)) for team in teams}
 
 
 def _finished(results: Sequence[Result]) -> list[float]:
@@ -145,14 +158,14 @@ def _by_team(results: Sequence[Result], times: Iterable[float]) -> dict[str, lis
     return teams
 
 
-def _shift(team: str, before: list[float], beside: list[float], after: list[float]) -> Shift:
-    normal_error = max(_error(before), _error(after))
+def _shift(team: str, normal: list[list[float]], beside: list[list[float]]) -> Shift:
+    medians = tuple(median(times) for times in normal)
+    errors = (max(_error(times) for times in runs) for runs in (normal, beside))
     return Shift(
         team=team,
-        before_s=median(before),
-        beside_s=median(beside),
-        after_s=median(after),
-        noise_s=max(abs(median(before) - median(after)), _ERRORS * math.hypot(normal_error, _error(beside))),
+        normal=medians,
+        beside=tuple(median(times) for times in beside),
+        noise_s=max(max(medians) - min(medians), _ERRORS * math.hypot(*errors)),
     )
 
 
@@ -164,9 +177,12 @@ def _error(times: list[float]) -> float:
 
 
 def _plain(shift: Shift) -> dict[str, Any]:
-    plain = {name: round(value, 6) for name, value in asdict(shift).items() if name != "team"}
     return {
-        **plain,
+        "normal": [round(run_s, 6) for run_s in shift.normal],
+        "beside": [round(run_s, 6) for run_s in shift.beside],
+        "normal_s": round(shift.normal_s, 6),
+        "beside_s": round(shift.beside_s, 6),
+        "noise_s": round(shift.noise_s, 6),
         "shift_s": round(shift.shift_s, 6),
         "allowed_s": round(shift.allowed_s, 6),
         "unchanged": shift.unchanged,

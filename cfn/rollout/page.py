@@ -60,11 +60,12 @@ def _facts(record: Record) -> str:
 
 
 def _runs(record: Record) -> list[tuple[str, Record]]:
-    """Every run with its name; the three of an isolation step are told apart."""
+    """Every run with its name; those of an isolation step are told apart: normal and slow in turn."""
     named: list[tuple[str, Record]] = []
     for step in record["steps"]:
-        parts = ("",) if len(step["runs"]) == 1 else (" before", " beside", " after")
-        named.extend((step["step"] + part, run) for part, run in zip(parts, step["runs"], strict=False))
+        for n, run in enumerate(step["runs"]):
+            part = f" {'slow' if n % 2 else 'normal'} {n // 2 + 1}" if len(step["runs"]) > 1 else ""
+            named.append((step["step"] + part, run))
     return named
 
 
@@ -163,7 +164,7 @@ def _isolation(record: Record) -> Iterator[str]:
         if not found:
             continue
         yield (
-            f"<h2>Isolation</h2><p>The same tasks on the same teams three times; in the second run team "
+            f"<h2>Isolation</h2><p>The same tasks on the same teams, {len(step['runs'])} times; in every second run team "
             f"{escape(found['slow_team'])} was slowed {found['factor']:g} times. A team that had to wait for it would move "
             f"to the right, towards it.</p>"
         )
@@ -176,7 +177,7 @@ def _isolation(record: Record) -> Iterator[str]:
             )
         yield key(
             [
-                ("normal", "normal runs, before and after"),
+                ("normal", "normal runs"),
                 ("beside", "while the team was slow"),
                 ("allowed", "allowed, noise included"),
             ]
@@ -184,27 +185,26 @@ def _isolation(record: Record) -> Iterator[str]:
 
 
 def _shifts(step: str, slow: str, kind: str, title: str, shifts: Mapping[str, Record]) -> str:
-    highest = max(max(shift["before_s"], shift["beside_s"], shift["after_s"]) for shift in shifts.values())
+    highest = max(max(*shift["normal"], *shift["beside"]) for shift in shifts.values())
     chart = Rows(len(shifts), 0.0, 1.04 * highest, height=26)
     told = []
     for row, (team, shift) in enumerate(shifts.items()):
-        normal_s = (shift["before_s"] + shift["after_s"]) / 2
+        normal_s = shift["normal_s"]
         words = f"team {team}: {_ms(normal_s)} to {_ms(shift['beside_s'])}"
         told.append(words)
         chart.label(row, f"team {team}" + (" (slowed)" if team == slow else ""))
         if team != slow:
             chart.span(row, normal_s, normal_s + shift["allowed_s"], "allowed")
-        for run in ("before_s", "after_s"):
-            chart.dot(row, shift[run], "normal", f"team {team}, {run.removesuffix('_s')}: {_ms(shift[run])}")
-        chart.dot(
-            row,
-            shift["beside_s"],
-            "beside",
-            f"team {team}, beside the slow team: {_ms(shift['beside_s'])}",
-            shape="diamond",
-        )
+        for run_s in shift["normal"]:
+            chart.dot(row, run_s, "normal", f"team {team}, normal: {_ms(run_s)}")
+        for run_s in shift["beside"]:
+            chart.dot(row, run_s, "beside", f"team {team}, beside the slow team: {_ms(run_s)}", shape="diamond")
         change = f"{shift['shift_s'] * 1000:+.0f} ms"
-        chart.value(row, max(shift["beside_s"], normal_s + (shift["allowed_s"] if team != slow else 0.0)), change)
+        chart.value(
+            row,
+            max(*shift["normal"], *shift["beside"], normal_s + (shift["allowed_s"] if team != slow else 0.0)),
+            change,
+        )
     drawn = chart.render(f"{kind}-{step}", title, "; ".join(told) + ".", "seconds")
     return f"<h3>{escape(title)}</h3>{drawn}"
 

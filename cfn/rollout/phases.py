@@ -5,7 +5,8 @@ measured until then, also when the run was interrupted. Work is real: every work
 and its answer is compared with a direct computation on the same interpreter.
 
 Steps of a trial: make the tasks, take what memory there is, run the swarm, look for what is left of it, compute directly. A
-step with a slow team is three trials (``cfn/rollout/isolation.py``): the first one also says which team takes which task.
+step with a slow team is three trials or more (``cfn/rollout/isolation.py``): the first one also says which team takes which
+task.
 """
 
 from __future__ import annotations
@@ -147,28 +148,36 @@ def _trial(phase: Phase, step: Step, site: Site, tasks: Sequence[Task]) -> Trial
 
 
 def _with_slow_team(phase: Phase, step: Step, slowed: Slowed, site: Site, judged: Judged) -> None:
-    """Three trials into `judged`, the same tasks on the same teams: normal, the middle team slowed, normal."""
+    """Trials into `judged`, the same tasks on the same teams: normal, the middle team slowed, normal, ...
+
+    A round that finds harm is followed by another one, to `slowed.rounds`; all runs of all rounds are compared then.
+    """
     tasks = work.tasks(step.workers, site.modules(), pause_s=slowed.pause_s)
-    before = _trial(phase, step, site, tasks)
-    judged.trials.append(before)
-    team_of = {result.task_id: result.team for result in before.results}
+    judged.trials.append(_trial(phase, step, site, tasks))
+    if not all(verdict.passed for verdict in judge(phase, judged.trials)):
+        return
+    team_of = {result.task_id: result.team for result in judged.trials[0].results}
     teams = sorted({team for team in team_of.values() if team is not None})
     if len(teams) < 2:
         raise RunError(f"the results name {len(teams)} teams: two are needed to see whether they are isolated")
     slow_team = teams[len(teams) // 2]
-    routed = [replace(task, team=team_of.get(task.task_id)) for task in tasks]
+    normal = [replace(task, team=team_of.get(task.task_id)) for task in tasks]
     slow = [
         replace(task, payload={**task.payload, "slow": slowed.factor}) if task.team == slow_team else task
-        for task in routed
+        for task in normal
     ]
-    for again in (slow, routed):
-        judged.trials.append(_trial(phase, step, site, again))
-    try:
-        judged.isolation = compare(
-            *(trial.results for trial in judged.trials), slow_team=slow_team, factor=slowed.factor
-        )
-    except ValueError as error:
-        raise RunError(f"the teams cannot be compared: {error}") from None
+    for _ in range(slowed.rounds):
+        for again in (slow, normal):
+            judged.trials.append(_trial(phase, step, site, again))
+            if not all(verdict.passed for verdict in judge(phase, judged.trials)):
+                return  # a run that lost something is no measure of another
+        runs = [trial.results for trial in judged.trials]
+        try:
+            judged.isolation = compare(runs[::2], runs[1::2], slow_team=slow_team, factor=slowed.factor)
+        except ValueError as error:
+            raise RunError(f"the teams cannot be compared: {error}") from None
+        if all(verdict.passed for verdict in judge_isolation(judged.isolation)):
+            return
 
 
 def _crashed(error: CfnError) -> Verdict:

@@ -24,6 +24,9 @@ class Slowed:
     #: What a normal task of this step lasts beyond its work. Where 250 agents start at once on two cores, each waits 20-400 ms
     #: for its turn; ten times this much in one team stands out from that in any other that had to wait for it.
     pause_s: float = 0.5
+    #: Rounds of (slow, normal) at most. One is enough on a machine of one's own; where other work comes and goes between
+    #: the runs, the first says "harm" now and then.
+    rounds: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from html import escape
 from typing import Final
 
 WIDTH: Final = 760
-_LEFT: Final = 172  # room for the labels of rows
+_LEFT: Final = 190  # room for the labels of rows
 _RIGHT: Final = 118  # room for the values behind bars
 _TOP: Final = 26  # room for what is written on top of vertical lines
 _BOTTOM: Final = 44  # the axis, its numbers, its name

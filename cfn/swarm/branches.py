@@ -17,6 +17,7 @@ from cfn.errors import AgentGone, InboxFull, MessageTooLarge
 from cfn.swarm.body import Body
 from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
+from cfn.swarm.lateness import Lateness
 from cfn.swarm.topology import Node
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Branches:
         self._by_pid: dict[int, Branch] = {}
         self._looked_at = 0.0
         self._steady_since = self._ticked_at = time.monotonic()
+        self._lateness = Lateness(bus.settings.heartbeat)
 
     # ------------------------------------------------------------ numbers
 
@@ -160,7 +162,7 @@ class Branches:
         return branch is not None
 
     def watch(self) -> None:
-        """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung."""
+        """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung, unless they are starved."""
         now = time.monotonic()
         if now - self._ticked_at > self._bus.settings.heartbeat:
             self._steady_since = now  # this process was paused itself: the count begins again
@@ -168,19 +170,20 @@ class Branches:
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        limit_s = 3 * self._bus.settings.heartbeat
         for branch in self.living:
             if not branch.up:
                 continue
             if branch.child is None and not self._bus.is_alive(branch.agent):
                 self._bury(branch)
-            elif now - self._steady_since > limit_s:
-                age_s = self._bus.beat_age_s(branch.agent)
-                if age_s is not None and age_s > limit_s:
-                    if branch.child is not None:
-                        branch.child.kill()  # reaping tells the rest
-                    else:
-                        self._bury(branch)
+            elif now - self._steady_since > self._lateness.limit_s and self._is_hung(branch):
+                if branch.child is not None:
+                    branch.child.kill()  # reaping tells the rest
+                else:
+                    self._bury(branch)
+
+    def _is_hung(self, branch: Branch) -> bool:
+        pid = branch.child.pid if branch.child is not None else None
+        return self._lateness.is_hung(branch.agent, self._bus.beat_age_s(branch.agent), pid)
 
     def _bury(self, branch: Branch) -> None:
         if branch.gone:

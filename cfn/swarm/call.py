@@ -8,7 +8,6 @@ and the worker ends its process (the thread is a daemon, it does not hold the ex
 from __future__ import annotations
 
 import _thread
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -44,20 +43,25 @@ class CallJob:
         self._keep = None if keep_dir is None else os.path.join(keep_dir, "stdout")
         self._clock, self._wall = clock, wall
         self._began, self._started_at = clock(), wall()
-        self._wake: tuple[int, int] | None = None
+        self._wake: int | None = None
         self._made: Outcome | None = None  # by the thread
         self._outcome: Outcome | None = None  # decided
 
     def start(self) -> None:
         self._began, self._started_at = self._clock(), self._wall()
         try:
-            self._wake = os.pipe()
-            _thread.start_new_thread(self._run, ())  # threading.Thread copies 60 pages more in a forked worker
-        except (OSError, RuntimeError) as error:  # no descriptor or no thread left
+            self._wake, writer = os.pipe()
+        except OSError as error:
+            self._decide(self._outcome_of("failed", reason=f"cannot start: {error.strerror}"))
+            return
+        try:
+            _thread.start_new_thread(self._run, (writer,))  # threading.Thread copies 60 pages more in a forked worker
+        except RuntimeError as error:  # no thread left
+            os.close(writer)
             self._decide(self._outcome_of("failed", reason=f"cannot start: {error}"))
 
     def fds(self) -> list[int]:
-        return [self._wake[0]] if self._wake is not None else []
+        return [self._wake] if self._wake is not None else []
 
     def due_s(self) -> float | None:
         if self._outcome is not None or self._made is not None:
@@ -79,23 +83,17 @@ class CallJob:
     def _decide(self, outcome: Outcome) -> None:
         self._outcome = outcome
         if self._wake is not None:
-            reader, writer = self._wake
+            os.close(self._wake)
             self._wake = None
-            os.close(reader)
-            if not outcome.must_exit:  # else the thread, if it ends after all, still rings
-                os.close(writer)
 
     # ------------------------------------------------------------ in the thread
 
-    def _run(self) -> None:
-        assert self._wake is not None
-        writer = self._wake[1]
+    def _run(self, writer: int) -> None:
         try:
             self._made = self._returned(self._function(self._task))
         except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends the task, not the worker
             self._made = self._raised(error)
-        with contextlib.suppress(OSError):  # decided already: nobody listens
-            os.write(writer, b"\n")
+        os.close(writer)  # the loop's poll sees the end of the pipe
 
     def _returned(self, value: Any) -> Outcome:
         try:

@@ -14,20 +14,18 @@ Cost: 1.3-1.6 ms for ``/bin/true``, nearly all of it the kernel's; 0.2 ms of it 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import select
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from cfn.swarm.capture import Output, Tail
 from cfn.swarm.job import GRACE_S, JobStatus, Outcome
 from cfn.swarm.kin import Kin, open_pidfd
+from cfn.swarm.starting import file_of, filled, group_options, signal_name, unnamed, why_not
 
 #: How long a descendant that holds stdout open after the command ended is waited for.
 DRAIN_S: Final = 0.25
@@ -106,7 +104,7 @@ class CommandJob:
         try:
             self._spawn()
         except (OSError, ValueError) as error:
-            code, reason = _why_not(error, self._argv, self._env, self._cwd)
+            code, reason = why_not(error, self._argv, self._env, self._cwd)
             self._outcome = self._made("failed", code, reason)
             self._close()
 
@@ -163,7 +161,7 @@ class CommandJob:
         return Output(self._limit_bytes, self._spill_dir, self._task_id, out), Tail(keep=err)
 
     def _spawn(self) -> None:
-        stdin = _filled(self._stdin) if POLLABLE_PIPES else _file_of(self._stdin)
+        stdin = filled(self._stdin) if POLLABLE_PIPES else file_of(self._stdin)
         ours: list[int] = []
         try:
             if self._use_pipes:
@@ -173,7 +171,7 @@ class CommandJob:
                 for fd in self._streams:
                     os.set_blocking(fd, False)
             else:
-                self._files = [(_unnamed(), self._output), (_unnamed(), self._tail)]
+                self._files = [(unnamed(), self._output), (unnamed(), self._tail)]
                 theirs_out, theirs_err = (file.fileno() for file, _ in self._files)
             self._process = subprocess.Popen(
                 self._argv,
@@ -183,7 +181,7 @@ class CommandJob:
                 env=self._env,
                 cwd=self._cwd,
                 close_fds=os.name != "posix",  # ours close on exec (PEP 446)
-                **_group(self._group),
+                **group_options(self._group),
             )
         finally:
             for fd in (stdin, *ours):
@@ -257,7 +255,7 @@ class CommandJob:
             self._outcome = self._made(self._why, code, self._told())
         elif code != 0:
             said = self._tail.last_line()
-            what = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+            what = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
             self._outcome = self._made("failed", code, f"{what}: {said}" if said else what)
         else:
             self._outcome = self._made("ok", code, None)
@@ -302,80 +300,7 @@ class CommandJob:
             self._kin.close()
 
 
-# ---------------------------------------------------------------- pieces
-
-
-def _group(process_group: int | None) -> dict[str, Any]:
-    if process_group is None:
-        return {}
-    if os.name == "posix":
-        return {"process_group": process_group}
-    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-
-
-def _filled(data: bytes) -> int:
-    """A descriptor from which `data` can be read to its end: a pipe that holds all of it, else an unnamed file."""
-    if not data:
-        return os.open(os.devnull, os.O_RDONLY)
-    reader, writer = os.pipe()
-    try:
-        os.set_blocking(writer, False)
-        with contextlib.suppress(BlockingIOError):
-            if os.write(writer, data) == len(data):
-                return reader
-    finally:
-        os.close(writer)
-    os.close(reader)
-    return _file_of(data)
-
-
-def _file_of(data: bytes) -> int:
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("task", os.MFD_CLOEXEC)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        file.seek(0)
-        return os.dup(file.fileno())
-
-
-def _unnamed() -> IO[bytes]:
-    return tempfile.TemporaryFile()
-
-
-def _signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:
-        return f"signal {signum}"
-
-
-def _why_not(
-    error: OSError | ValueError, argv: list[str], env: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None
-) -> tuple[int | None, str]:
-    """Exit code and reason for a command that could not be started; 126 and 127 as shells use them (POSIX 2.8.2)."""
-    name = argv[0] if argv else ""
-    if not isinstance(error, OSError):
-        return None, f"cannot start {name!r}: {error}"
-    if cwd is not None and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and not os.path.isdir(cwd):
-        return None, f"cannot start {name!r}: the folder {os.fspath(cwd)!r} does not exist (--cwd)"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        if os.sep in name and os.path.exists(os.path.join(cwd or "", name)):
-            return 127, f"cannot start {name!r}: the interpreter that its first line names does not exist"
-        where = "does not exist" if os.sep in name else "is not on PATH"
-        return 127, f"command not found: {name!r} {where}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EISDIR):
-        return 126, f"cannot start {name!r}: it is not executable (chmod +x?)"
-    if error.errno == errno.ENOEXEC:
-        return 126, f"cannot start {name!r}: neither a program nor a script with a #! line"
-    if error.errno == errno.E2BIG:
-        return 126, f"cannot start {name!r}: its arguments and environment are too long; read the task from stdin"
-    return None, f"cannot start {name!r}: {error.strerror}"
+# ---------------------------------------------------------------- the blocking form
 
 
 def run_command(

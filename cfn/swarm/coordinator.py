@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Delivery, Draft, Mailbox
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
 #: From a cancellation to SIGKILL, in a worker's command (its own SIGTERM grace is within it) and for coordinators above.
 CANCEL_GRACE_S: Final = 1.2
-_FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop"})
+_FROM_PARENT: Final = frozenset({"task", "mesh", "open", "stop", "drain"})
 _TURN_S: Final = 0.25  # longest turn without an event: heartbeat, watching, timers
 _LOOK_S: Final = 0.1
+_DYING_S: Final = 0.5  # a large process on a busy host takes a while to end
 _SHORT_S: Final = 0.01  # while something waits for room or for a process group to vanish
 _BATCH: Final = 100  # results in one file
-_MESH_S: Final = 2.0  # a peer that did not answer by then died: the report says so, the run goes on
+_MESH_S: Final = 10.0  # a peer that did not answer by then died: the report says so, the run goes on
 _READ: Final = 512  # messages read in one turn before work goes on
 
 
@@ -73,7 +75,7 @@ class Coordinator:
         self._lifeline = Lifeline()
         self._children: dict[int, Child] = {}
         self.crew = Crew(
-            bus, self.mailbox, node.team, body, node.workers, self._worker_id, self._start_worker, self._final, term
+            bus, self.mailbox, node.team, body, node.workers, self._worker_id, self._start_workers, self._final, term
         )
         self.branches = Branches(bus, self.mailbox, run, body, node.children, self._branch_lost, term)
         self._peers: list[str] | None = None
@@ -84,7 +86,7 @@ class Coordinator:
         self.opened = False
         self._pending: list[Work] = []  # for the coordinators below
         self._up: list[Result] = []  # results on their way to the parent
-        self._stopping = False
+        self._stopping = self._draining = False
         self._cancelled = False
         self._kill_at: float | None = None
         self._parent_looked_at = 0.0
@@ -196,7 +198,7 @@ class Coordinator:
 
     def _on_task(self, message: Message) -> None:
         made = Work(Task(**message.payload["task"]), int(message.payload["attempt"]))
-        if self._cancelled:
+        if self._cancelled or self._draining:
             return
         self.accept([made])
 
@@ -223,11 +225,19 @@ class Coordinator:
     def _on_stop(self, message: Message) -> None:
         self.stop()
 
+    def _on_drain(self, message: Message) -> None:
+        self.drain()
+
     def _on_cancel(self, message: Message) -> None:
         self.cancel()
 
     def _on_shutdown(self, message: Message) -> None:
         self.cancel()
+
+    def _on_lost(self, message: Message) -> None:
+        """A coordinator further down died; the master writes it into the report."""
+        if self.branches.of(message.sender) is not None:
+            self.say_up("lost", dict(message.payload))
 
     def _on_health(self, message: Message) -> None:
         branch = self.branches.of(message.sender)
@@ -251,28 +261,43 @@ class Coordinator:
     def _worker_id(self, n: int) -> str:
         return f"{self.run}.{worker_name(self.node, n)}"
 
-    def _start_worker(self, agent: str) -> Child:
-        args = (agent, self.agent, self.node.team, self.run, self.term, self.body)
+    def _start_workers(self, agents: list[str]) -> Iterator[Child]:
+        """Start them, one after the other; ends early with the OSError of the system that starts no more."""
+        args = (self.agent, self.node.team, self.run, self.term, self.body)
         if self._fork:
-            child = self._fork_worker(agent, *args)
-        else:
-            child = children.spawn_child(agent, spawned_worker, self.bus.root, self.bus.settings, *args)
-        self._children[child.pid] = child
-        return child
+            yield from self._fork_workers(agents, *args)
+            return
+        for agent in agents:
+            child = children.spawn_child(agent, spawned_worker, self.bus.root, self.bus.settings, agent, *args)
+            self._children[child.pid] = child
+            yield child
 
-    def _fork_worker(self, agent: str, *args: Any) -> Child:
-        mailbox = self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent)
-        mailbox.leave_to_child(self.agent)
+    def _fork_workers(self, agents: list[str], *args: Any) -> Iterator[Child]:
+        """Register all, fork all, then let go of all: what a parent touches between two forks is copied for each child
+        (450 pages a fork when it was done one by one)."""
+        made = [
+            (agent, self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent))
+            for agent in agents
+        ]
+        forked: list[tuple[Child, FileMailbox]] = []
         try:
-            child = children.fork_child(agent, self._lifeline, forked_worker, mailbox, *args)
-        except OSError:
-            mailbox.adopt()
-            mailbox.remove()
-            mailbox.bus.close()
-            raise
-        mailbox.hand_over()
-        self.bus.set_pid(agent, child.pid)
-        return child
+            for agent, mailbox in made:
+                mailbox.leave_to_child(self.agent)
+                try:
+                    forked.append(
+                        (children.fork_child(agent, self._lifeline, forked_worker, mailbox, agent, *args), mailbox)
+                    )
+                finally:
+                    mailbox.adopt()  # the next child must not keep this one's lock
+        finally:
+            for child, mailbox in forked:
+                mailbox.hand_over()
+                self.bus.set_pid(child.name, child.pid)
+                self._children[child.pid] = child
+                yield child
+            for _, mailbox in made[len(forked) :]:
+                mailbox.remove()
+                mailbox.bus.close()
 
     def _start_coordinator(self, node: Node) -> Child:
         args = (node, self.run, self.agent, self.body, self.term, self._fork)
@@ -340,6 +365,10 @@ class Coordinator:
         """What waits here goes to the children in proportion to their room."""
         if not self._pending:
             return
+        if not self.branches.living:
+            self._lose(self._pending, "no coordinator is left for it in its team")
+            self._pending = []
+            return
         rooms = [(branch, self.branches.room(branch)) for branch in self.branches.living]
         self._pending = self._share(self._pending, rooms)
 
@@ -389,14 +418,18 @@ class Coordinator:
 
     def _branch_lost(self, branch: Branch, works: list[Work]) -> None:
         """A coordinator below died: its tasks are lost with it, and said so."""
+        self._lose(works, f"its coordinator {branch.agent} died")
+        self.say_up("lost", {"agent": branch.agent})
+
+    def _lose(self, works: list[Work], reason: str) -> None:
         for made in works:
             self._final(
                 Result(
                     task_id=made.task.task_id,
                     status="lost",
                     attempt=made.attempt,
-                    team=branch.node.team,
-                    reason=f"its coordinator {branch.agent} died",
+                    team=self.node.team,
+                    reason=reason,
                     number=made.task.number,
                 )
             )
@@ -430,6 +463,13 @@ class Coordinator:
         self.crew.stop()
         self.branches.tell("stop")
 
+    def drain(self) -> None:
+        """Let what runs end, and start nothing more, of what waits here either."""
+        self._stopping = self._draining = True
+        self._pending.clear()
+        self.crew.drain()
+        self.branches.tell("drain")
+
     def cancel(self) -> None:
         """End everything now; what ran is reported as cancelled, what waited is forgotten here (the master knows it)."""
         if self._cancelled:
@@ -458,8 +498,17 @@ class Coordinator:
         """The parent is gone: nobody waits for a result. Take everything along, within 2 s."""
         for child in self._children.values():
             child.kill()
-        if self.parent is not None and not self.bus.is_alive(self.parent):
+        if self.parent is not None and self._is_dead(self.parent):
             self.bus.remove(self.parent)  # a dead parent cannot clear up after itself
+
+    def _is_dead(self, agent: str) -> bool:
+        """Its lifeline is closed; the kernel closes the lock of the same process within this instant, or it lives."""
+        end = time.monotonic() + _DYING_S
+        while self.bus.is_alive(agent):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.002)
+        return True
 
     def _clear(self) -> None:
         """No process and no mailbox of this team is left behind."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from cfn.bus.protocol import Mailbox
 from cfn.errors import AgentGone, InboxFull
 from cfn.swarm.body import Body
 from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
+from cfn.swarm.lateness import Lateness
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Worker:
 
 @dataclass(slots=True)
 class Crew:
-    """See the module. `start(agent)` starts one worker process; `done(result)` takes what is final."""
+    """See the module. `start(agents)` starts worker processes; `done(result)` takes what is final."""
 
     bus: FileBus
     mailbox: Mailbox
@@ -62,13 +63,14 @@ class Crew:
     body: Body
     size: int  # workers to keep while there is work
     name: Callable[[int], str]  # the agent id of the n-th worker
-    start: Callable[[str], Child]
+    start: Callable[[list[str]], Iterable[Child]]
     done: Callable[[Result], None]
     term: int = 1
     lost: int = 0
     _looked_at: float = 0.0
     _steady_since: float = field(default_factory=time.monotonic)
     _ticked_at: float = field(default_factory=time.monotonic)
+    _lateness: Lateness | None = None
     queue: deque[Work] = field(default_factory=deque)
     _workers: dict[str, _Worker] = field(default_factory=dict)  # by agent id
     _by_pid: dict[int, _Worker] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class Crew:
     _start_again_at: float = 0.0
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
+    _draining: bool = False  # what waits is not started any more
     _ending: bool = False
     _kill_at: float | None = None
 
@@ -130,19 +133,20 @@ class Crew:
         if self._ending or time.monotonic() < self._start_again_at:
             return
         room = self.size - self._staying
-        wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle))
-        for _ in range(min(wanted, self.body.batch - self._unready, _STARTS_A_TURN)):
-            agent = self.name(self._made + 1)
-            try:
-                worker = _Worker(agent, self.start(agent))
-            except OSError as error:
-                self._refused(error)
-                return
-            self._made += 1
-            self._refusals = 0
-            self._workers[agent] = self._by_pid[worker.child.pid] = worker
-            self._unready += 1
-            self._staying += 1
+        wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle) - self._unready)
+        count = min(wanted, self.body.batch - self._unready, _STARTS_A_TURN)
+        if count <= 0:
+            return
+        try:
+            for child in self.start([self.name(self._made + n) for n in range(1, count + 1)]):
+                worker = _Worker(child.name, child)
+                self._workers[child.name] = self._by_pid[child.pid] = worker
+                self._made += 1
+                self._refusals = 0
+                self._unready += 1
+                self._staying += 1
+        except OSError as error:
+            self._refused(error)
 
     def _refused(self, error: OSError) -> None:
         """The system starts no more processes now: try again for two seconds, then go on with those that are there."""
@@ -200,7 +204,8 @@ class Crew:
             self._idle.append(worker)
         else:
             self._leaves(worker)
-        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not self._ending:
+        over = self._draining or self._ending
+        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not over:
             again = Work(work.task, work.attempt + 1, work.lost)
             self._cooling.append((worker.child.pid if worker.leaving else 0, time.monotonic() + GROUP_WAIT_S, again))
         else:
@@ -290,18 +295,19 @@ class Crew:
         )
 
     def kill_hung(self) -> None:
-        """End workers whose heartbeat is three intervals old: reaping does the rest. Looks once a heartbeat."""
+        """End the hung ones (three heartbeats missing, and not starved): reaping does the rest. Looks once a heartbeat."""
         now, beat_s = time.monotonic(), self.bus.settings.heartbeat
         if now - self._ticked_at > beat_s:
             self._steady_since = now  # this process was paused itself: the count begins again
         self._ticked_at = now
-        limit_s = 3 * beat_s
-        if now - self._looked_at < beat_s or now - self._steady_since < limit_s:
+        if self._lateness is None:
+            self._lateness = Lateness(beat_s)
+        if now - self._looked_at < beat_s or now - self._steady_since < self._lateness.limit_s:
             return
         self._looked_at = now
         for worker in self._workers.values():
             age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
-            if age_s is not None and age_s > limit_s:
+            if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end
@@ -309,10 +315,20 @@ class Crew:
     def stop(self) -> None:
         """No more work: idle workers leave, busy ones after their task."""
         for worker in self._workers.values():
-            if not worker.leaving:
-                self._leaves(worker)
-                with contextlib.suppress(AgentGone, InboxFull):
-                    self._say(worker, "stop", {})
+            self._dismiss(worker)
+
+    def drain(self) -> None:
+        """Stop, and forget what has not been started."""
+        self._draining = True
+        self.queue.clear()
+        self._cooling = []
+        self.stop()
+
+    def _dismiss(self, worker: _Worker) -> None:
+        if not worker.leaving:
+            self._leaves(worker)
+            with contextlib.suppress(AgentGone, InboxFull):
+                self._say(worker, "stop", {})
 
     def cancel(self, grace_s: float) -> list[Work]:
         """End everything within about `grace_s`; gives back what had not been started."""

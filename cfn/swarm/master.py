@@ -246,7 +246,7 @@ class Master(Coordinator):
         elif halt is not None and self._bad >= halt[1]:
             self._finish("halted")
             self._queues.clear()
-            self.cancel() if halt[0] == "now" else self._drain()
+            self.cancel() if halt[0] == "now" else self.drain()
         elif time.monotonic() - self._began >= self.policy.deadline_s:
             self._finish("deadline")
             self.cancel()
@@ -263,10 +263,6 @@ class Master(Coordinator):
         teams = {branch.node.team for branch in self.branches.living}
         open_queue = self._queues.get(None) and teams
         return not open_queue and not any(queue for key, queue in self._queues.items() if key in teams)
-
-    def _drain(self) -> None:
-        """Halt soon: nothing new is given, what runs may end."""
-        self.stop()
 
     def _finish(self, why: str) -> None:
         self._done = True
@@ -291,6 +287,10 @@ class Master(Coordinator):
             self._given[made.task.task_id] = f"{branch.agent}, which died"
         self._write([{"event": "coordinator-lost", "agent": branch.agent, "tasks": len(works)}])
 
+    def _on_lost(self, message: Message) -> None:
+        if self.branches.of(message.sender) is not None:
+            self.report_.coordinators_lost.append(str(message.payload["agent"]))
+
     def end(self) -> None:
         self.deliver()
 
@@ -314,7 +314,7 @@ class Master(Coordinator):
             for task_id in self._tasks
             if task_id not in self._results
         ][:_MOST_LISTED]
-        if report.coordinators_lost and report.missing and report.ended == "finished":
+        if report.coordinators_lost and (report.missing or report.counts.get("lost")) and report.ended == "finished":
             report.ended = "coordinator-lost"
         if report.coordination_s:
             report.results_per_s = round(report.delivered / report.coordination_s, 3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -73,6 +75,99 @@ def test_task_lines_are_what_a_person_would_write() -> None:
     assert json.loads(site_containers._task_lines([task])) == {
         "task_id": "t1", "team": "b", "priority": "normal", "timeout_s": 5.0, "module": "abc.py", "slow": 10,
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------- a swarm
+
+
+#: Says in which container an agent works; laid into every container beside cfn.
+WHERE = b"""
+import os, time
+def host(task):
+    time.sleep(task.payload.get("pause_s", 0))
+    return os.uname().nodename
+"""
+LIBRARY = "/opt/cfn/lib/python3.11/site-packages"
+
+
+@pytest.fixture
+def where(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A function that answers with the name of the container that its agent is in."""
+    start = fleet.Fleet.start
+
+    def start_with_it(crew: fleet.Fleet, *names: str) -> None:
+        start(crew, *names)
+        for name in names:
+            crew.put(name, f"{LIBRARY}/where_am_i.py", WHERE)
+
+    monkeypatch.setattr(fleet.Fleet, "start", start_with_it)
+    return "where_am_i:host"
+
+
+def test_the_agents_of_a_team_work_in_its_container_and_measure_what_the_image_has(site: Site) -> None:
+    tasks = work.tasks(12, site.modules())
+    results, report = site.run_step(plan("hybrid", 12, 3), tasks)
+    assert {result.task_id: result.result for result in results} == site.expected(tasks)
+    assert (report.ended, report.delivery_rate, report.peak_living, report.planned) == ("finished", 1.0, 16, 16)
+    assert (report.mesh_pings, report.mesh_answered) == (6, 6)
+    assert {name: team.ok for name, team in report.teams.items()} == {"a": 4, "b": 4, "c": 4}
+    assert report.peak_memory_bytes is None or report.peak_memory_bytes > 16 << 20
+    assert site.orphans(RUN) == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "agents", "coordinators", "hosts"),
+    [
+        ("hybrid", 6, 2, {"a": {"team-a"}, "b": {"team-b"}}),
+        ("tree", 24, 2, {"a": {"team-a"}, "b": {"team-b"}}),
+        ("flat", 5, None, {"all": {"master"}}),
+    ],
+)
+def test_each_team_has_a_container_and_a_flat_swarm_is_in_the_masters(
+    site: Site, where: str, topology: str, agents: int, coordinators: int | None, hosts: dict[str, set[str]]
+) -> None:
+    step = dataclasses.replace(plan(topology, agents, coordinators), function=where)
+    results, report = site.run_step(step, [Task(task_id=f"t{n}") for n in range(agents)])
+    assert report.ended == "finished"
+    found: dict[str, set[object]] = {}
+    for result in results:
+        assert result.status == "ok", result
+        found.setdefault(result.team or "all", set()).add(result.result)
+    assert found == hosts
+    assert site.orphans(RUN) == []
+
+
+def test_when_a_container_is_killed_the_others_finish_and_the_report_names_what_is_missing(
+    site: Site, where: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = fleet.Fleet.execute
+
+    def killed_meanwhile(
+        crew: fleet.Fleet, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> fleet.Ran:
+        if name == "team-b" and "coordinate" in command:
+            killer = threading.Thread(target=kill_when_all_live, args=(crew,))
+            killer.start()
+            try:
+                return execute(crew, name, command, environment)
+            finally:
+                killer.join()
+        return execute(crew, name, command, environment)
+
+    def kill_when_all_live(crew: fleet.Fleet) -> None:
+        until = "until cfn agent list --json | grep -c '\"alive\":true' | grep -qx 9; do sleep 0.1; done"
+        assert execute(crew, "master", ["timeout", "60", "sh", "-c", until]).exit_code == 0
+        crew.kill("team-b")
+
+    monkeypatch.setattr(fleet.Fleet, "execute", killed_meanwhile)
+    tasks = [Task(task_id=f"t{n}", team="ab"[n % 2], payload={"pause_s": 3}) for n in range(6)]
+    results, report = site.run_step(dataclasses.replace(plan("hybrid", 6, 2), function=where), tasks)
+    assert {result.task_id for result in results if result.status == "ok"} == {"t0", "t2", "t4"}
+    assert (report.ended, report.exit_code) == ("coordinator-lost", Exit.PARTIAL)
+    assert report.coordinators_lost == [f"{RUN}.coord-b"]
+    assert {entry["task_id"] for entry in report.missing} == {"t1", "t3", "t5"}
+    assert any(line.startswith(f"team b of run {RUN} ended with exit code") for line in said), said
+    assert site.orphans(RUN) == []
 
 
 # ---------------------------------------------------------------- when something goes wrong

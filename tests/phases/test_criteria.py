@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from staged import answer
+from staged_site import answer
 
 from cfn.rollout import steps, work
 from cfn.rollout.criteria import CRITERIA, judge, judge_isolation
@@ -205,7 +205,7 @@ def timed(normal_s: float, *, jitter_s: float = 0.002, late_s: float = 0.0, **by
 
 
 def isolation(before: list[Result], beside: list[Result], after: list[Result]) -> dict[str, Verdict]:
-    found = judge_isolation(compare(before, beside, after, slow_team="c", factor=10.0))
+    found = judge_isolation(compare([before, after], [beside], slow_team="c", factor=10.0))
     return {verdict.criterion: verdict for verdict in found}
 
 
@@ -242,12 +242,20 @@ def test_noise_as_large_as_the_effect_proves_nothing() -> None:
     assert not found["noise against what a coupled team would show"].passed
 
 
+def test_harm_in_one_round_of_three_is_chance_and_harm_in_two_is_harm() -> None:
+    normal = [timed(0.2)] * 4
+    harmed, fine = timed(0.4, c=2.0), timed(0.2, c=2.0)
+    for beside, unchanged in (([harmed, fine, fine], True), ([harmed, harmed, fine], False)):
+        found = compare(normal, beside, slow_team="c", factor=10.0)
+        assert found.worst(found.task).unchanged is unchanged
+
+
 def test_runs_with_different_teams_are_not_compared() -> None:
     with pytest.raises(ValueError, match="different teams"):
-        compare(timed(0.2), timed(0.2)[49:], timed(0.2), slow_team="c", factor=10.0)
+        compare([timed(0.2), timed(0.2)], [timed(0.2)[49:]], slow_team="c", factor=10.0)
     with pytest.raises(ValueError, match="2 results say no start"):
         bare = [replace(result, started_at=None) for result in timed(0.2)[:2]]
-        compare(timed(0.2), [*bare, *timed(0.2)[2:]], timed(0.2), slow_team="c", factor=10.0)
+        compare([timed(0.2), timed(0.2)], [[*bare, *timed(0.2)[2:]]], slow_team="c", factor=10.0)
 
 
 def test_tasks_are_only_told_apart_by_id() -> None:

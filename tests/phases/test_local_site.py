@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from staged import answer
+from staged_site import answer
 
 from cfn.bus.filebus import FileBus
 from cfn.errors import RunError, UnfitHost, UsageError
@@ -70,7 +70,7 @@ def test_a_slowed_team_is_measured_slow_in_a_real_swarm(settings: Settings) -> N
     with LocalSite(settings) as site:
         outcome = run_phase(phase, (step,), site, print)
     judged = outcome.judged[0]
-    assert len(judged.trials) == 3
+    assert len(judged.trials) in (3, 5, 7)  # a round, and more where the machine was restless
     assert judged.isolation is not None
     assert judged.isolation.task[judged.isolation.slow_team].beside_s > 0.9
     assert {verdict.criterion for verdict in judged.verdicts if verdict.criterion.startswith("other teams")}

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from staged import StagedSite, report_with
+from staged_site import StagedSite, report_with
 
 from cfn.rollout import record, steps
 from cfn.rollout.page import render

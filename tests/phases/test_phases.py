@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from staged import StagedSite, report_with
+from staged_site import StagedSite, report_with
 
 from cfn.errors import Exit, RunError, UnfitHost, UnfitPlace
 from cfn.rollout import record, steps
@@ -117,8 +117,24 @@ def test_teams_that_wait_for_the_slow_one_fail_the_phase() -> None:
         return results, report
 
     outcome, _ = rolled_out("phase2", StagedSite(coupled))
+    assert len(outcome.judged[-1].trials) == 7, "harm is looked at in three rounds"
     assert outcome.failed is not None
     assert (outcome.failed[0].name, outcome.failed[1].criterion) == ("isolation-250", "other teams' median finish time")
+
+
+def test_a_run_that_lost_a_team_is_not_compared_but_fails_by_what_it_lost() -> None:
+    def lossy(plan: StepPlan, results: list[Result], report: Report) -> tuple[list[Result], Report]:
+        if any(result.duration_s > 1.0 for result in results):
+            results = [result for result in results if result.team != "b"]
+        return results, report
+
+    site = StagedSite(lossy)
+    outcome, _ = rolled_out("phase2", site)
+    judged = outcome.judged[-1]
+    assert len(judged.trials) == 2
+    assert judged.isolation is None
+    assert judged.failed is not None
+    assert judged.failed.criterion == "delivery"
 
 
 def test_results_without_teams_cannot_prove_isolation() -> None:

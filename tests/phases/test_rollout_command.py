@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from staged import Doctor, StagedSite, report_with
+from staged_site import Doctor, StagedSite, report_with
 
 from cfn.cli.main import main
 from cfn.errors import Exit

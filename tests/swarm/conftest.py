@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +12,6 @@ from cfn import settings
 from cfn.bus.filebus import FileBus
 from cfn.settings import Settings
 from cfn.swarm import janitor
-
-
-@pytest.fixture
-def bus_root(tmp_path: Path) -> Iterator[str]:
-    """A private folder on tmpfs where there is one."""
-    shm = "/dev/shm"
-    root = tempfile.mkdtemp(prefix="cfn-test-", dir=shm if os.access(shm, os.W_OK) else tmp_path)
-    yield root
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -168,3 +168,22 @@ def test_when_all_died_at_once_the_next_command_clears_up(
         assert janitor.clear_dead_runs(swarm_settings) == [run]
         nothing_left(run)
         assert not list(runs.dead_runs(swarm_settings))
+
+
+def test_a_lost_coordinator_deep_in_a_tree_is_told_to_the_master(
+    bus_root: str, swarm_settings: Settings, nothing_left: Left
+) -> None:
+    swarm = Swarm(function="swarm_bodies:sleep", topology="tree", coordinators=2, agents=8, settings=swarm_settings)
+    with swarm.run([Task(task_id=f"t{i}", payload={"s": 2.0}) for i in range(8)]) as run:
+        until(lambda: bool(run.poll() or run.progress.alive))
+        for sub in ("a.a", "a.b"):
+            os.kill(pid_of(bus_root, swarm_settings, f"{run.run_id}.coord-{sub}"), signal.SIGKILL)
+        results = list(run)
+    report = run.report
+    assert report is not None
+    assert sorted(report.coordinators_lost) == [f"{run.run_id}.coord-a.a", f"{run.run_id}.coord-a.b"]
+    assert report.exit_code == 4
+    assert {r.team for r in results if r.status == "ok"} == {"b"}
+    assert {r.status for r in results if r.team == "a"} == {"lost"}
+    assert len(results) == 8
+    nothing_left(run.run_id)
