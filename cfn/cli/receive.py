@@ -74,7 +74,9 @@ def _follow(args: argparse.Namespace, bus: Bus, mailbox: Mailbox) -> int:
 
 
 def _hand_over(args: argparse.Namespace, bus: Bus, deliveries: list[Delivery]) -> None:
-    """Print and, where asked, ack. What could not be written out goes back to the inbox."""
+    """Print and, where asked, ack. What could not be written out goes back to the inbox; one that an interrupt fell upon may
+    have been read already, so it stays claimed until its lease is over.
+    """
     left = list(deliveries)
     try:
         while left:
@@ -82,8 +84,8 @@ def _hand_over(args: argparse.Namespace, bus: Bus, deliveries: list[Delivery]) -
             delivery = left.pop(0)
             if args.ack:
                 delivery.ack()
-    except BaseException:
-        for delivery in left:
+    except BaseException as error:
+        for delivery in left[1:] if isinstance(error, KeyboardInterrupt) else left:
             delivery.release()
         raise
 
