@@ -153,6 +153,17 @@ def test_a_message_with_a_field_that_does_not_fit_is_quarantined(post: Post, fie
     post.check_only_good_ones_come()
 
 
+def test_a_message_that_comes_out_of_a_fifo_is_no_message(post: Post) -> None:
+    path = post.inbox / post.name()
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(pipe, post.content())
+        post.check_only_good_ones_come()
+    finally:
+        os.close(pipe)
+
+
 def test_a_file_above_the_limit_is_quarantined_unread(post: Post) -> None:
     with open(post.inbox / post.name(), "wb") as file:
         file.truncate(3 << 30)

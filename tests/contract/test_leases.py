@@ -407,6 +407,7 @@ def test_detaching_leaves_claims_to_who_has_the_receipt(stage: Stage, clock: Han
     bob.detach()
     assert bus.count("bob", "claimed") == 2
     assert not bus.is_alive("bob")
+    assert second.sweep().returned == 0
     second.redeem(first.receipt).ack()
     clock.advance(61)
     assert second.sweep().returned == 1

@@ -58,6 +58,17 @@ def test_order_holds_while_messages_keep_coming(bus: Bus) -> None:
     assert got == sent
 
 
+def test_one_writer_stays_in_order_when_the_clock_stands_still_or_goes_back(stage: Stage, clock: HandClock) -> None:
+    bus = stage.open(clock=clock)
+    alice, bob = bus.register("alice"), bus.register("bob")
+    sent = []
+    for n in range(15):
+        sent.append(alice.send("bob", "t", {"n": n}))
+        clock.advance(-0.001 if n % 2 else -0.0000011)
+    clock.advance(1)
+    assert [delivery.message for delivery in receive_all(bob)] == sent
+
+
 def test_a_batch_keeps_its_place_between_single_messages(bus: Bus) -> None:
     alice, bob = bus.register("alice"), bus.register("bob")
     sent = [alice.send("bob", "t", {})]
