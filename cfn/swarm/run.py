@@ -154,7 +154,9 @@ class Swarm:
         deadline_s, rate, halt, join = self._policy
         if deadline_s is None:
             deadline_s = capacity.default_deadline_s(plan.agents, len(work), self._body.timeout_s, self._settings)
-        policy = Policy(deadline_s=deadline_s, rate=rate, halt=halt, join=join)
+        policy = Policy(
+            deadline_s=deadline_s, rate=rate, halt=halt, join=join, measure=bool(self._settings.metrics_enabled)
+        )
         run_id = check_agent_id(self._run_id or new_run_id())
         return Run(plan, run_id, self._body, policy, work, self._bus_dir, self._settings)
 
