@@ -34,7 +34,7 @@ def lines(report: Report) -> Iterator[str]:
     yield f"run {report.run}: {shape}; {living}{spawned}{mesh}{lost}"
     yield from _teams(report)
     yield from _reasons("failed", [(str(f["task_id"]), f"{f['status']}: {f['reason']}") for f in report.failures])
-    yield from _reasons("missing", [(str(m["task_id"]), str(m["reason"])) for m in report.missing])
+    yield from _reasons("missing", [(str(m["task_id"] or ""), str(m["reason"])) for m in report.missing])
     for agent in report.coordinators_lost:
         yield f"lost: coordinator {agent}"
     if report.ended in _ENDED:
@@ -71,7 +71,8 @@ def _reasons(what: str, entries: list[tuple[str, str]]) -> Iterator[str]:
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     for reason, ids in ordered[:_MOST_REASONS]:
         more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
-        yield f"{what}: {', '.join(ids[:_MOST_IDS])}{more}: {' '.join(reason.split())[:300]}"
+        who = f"{', '.join(ids[:_MOST_IDS])}{more}: " if any(ids) else ""  # a dead master named none
+        yield f"{what}: {who}{' '.join(reason.split())[:300]}"
     if len(ordered) > _MOST_REASONS:
         yield f"... and {len(ordered) - _MOST_REASONS} more reasons (--report has them)"
 

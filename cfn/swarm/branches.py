@@ -10,14 +10,16 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Draft, Mailbox
-from cfn.errors import AgentGone, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, InboxFull, MessageTooLarge
 from cfn.swarm.body import Body
 from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
 from cfn.swarm.lateness import Lateness
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.topology import Node
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Branches:
         self._looked_at = 0.0
         self._steady_since = self._ticked_at = time.monotonic()
         self._lateness = Lateness(bus.settings.heartbeat)
+        self._patience = Patience(bus.settings.send_timeout)
 
     # ------------------------------------------------------------ numbers
 
@@ -132,6 +135,10 @@ class Branches:
                 self._send(branch, part)
             except (AgentGone, InboxFull):
                 return works[start:]
+            except BusFull as refusal:
+                self._patience.bear(refusal)
+                return works[start:]
+            self._patience.over()
             for work in part:
                 branch.works[work.task.task_id] = work
         return []
@@ -202,8 +209,15 @@ class Branches:
             self.say(branch, type, {})
 
     def say(self, branch: Branch, type: str, payload: dict[str, Any]) -> None:
+        send = partial(
+            self._mailbox.send, branch.agent, type, payload, priority="control", timeout_s=0.0, term=self._term
+        )
         with contextlib.suppress(AgentGone, InboxFull):  # its death is told elsewhere
-            self._mailbox.send(branch.agent, type, payload, priority="control", timeout_s=0.0, term=self._term)
+            if type == "cancel":
+                with contextlib.suppress(BusFull):  # whom it does not reach is killed soon
+                    send()
+            else:
+                patiently(self._mailbox, self._bus.settings.send_timeout, send)
 
     def left(self, agent: str) -> None:
         """It said goodbye: its end is no loss."""

@@ -4,7 +4,7 @@
 
 Each turn of its loop: wait (bell, lifeline, ended children, next timer); reap; read all mail; judge the dead (in this order: a
 result that was sent before its worker died is read before the death is judged); start, dispatch, send results up. It never
-blocks on a send: what finds no room is tried again in the next turn.
+blocks on a send of tasks and results: what finds no room is tried again in the next turn.
 
 :class:`Coordinator` is the part that every level has; :mod:`cfn.swarm.master` adds the ledger and the policy at the root.
 """
@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Delivery, Draft, Mailbox
-from cfn.errors import AgentGone, Fenced, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, Fenced, InboxFull, MessageTooLarge
 from cfn.message import Message
 from cfn.swarm import children
 from cfn.swarm.body import Body
@@ -26,6 +27,7 @@ from cfn.swarm.branches import Branch, Branches
 from cfn.swarm.children import Child, Lifeline
 from cfn.swarm.crew import Crew, Work
 from cfn.swarm.loop import HANG_UP, Loop
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.task import Result, Task
 from cfn.swarm.topology import Node, worker_name
 from cfn.swarm.worker import wire, work
@@ -86,6 +88,7 @@ class Coordinator:
         self.opened = False
         self._pending: list[Work] = []  # for the coordinators below
         self._up: list[Result] = []  # results on their way to the parent
+        self._patience = Patience(bus.settings.send_timeout)
         self._stopping = self._draining = False
         self._cancelled = False
         self._kill_at: float | None = None
@@ -210,11 +213,15 @@ class Coordinator:
         self._mesh_until = time.monotonic() + _MESH_S
         for peer in self._peers:
             with contextlib.suppress(AgentGone, InboxFull):
-                self.mailbox.send(peer, "ping", {}, priority="control", timeout_s=0.0, term=self.term)
+                self._patiently(
+                    partial(self.mailbox.send, peer, "ping", {}, priority="control", timeout_s=0.0, term=self.term)
+                )
 
     def _on_ping(self, message: Message) -> None:
         with contextlib.suppress(AgentGone, InboxFull):
-            self.mailbox.reply(message, {}, type="pong", priority="control", timeout_s=0.0, term=self.term)
+            self._patiently(
+                partial(self.mailbox.reply, message, {}, type="pong", priority="control", timeout_s=0.0, term=self.term)
+            )
 
     def _on_pong(self, message: Message) -> None:
         self._pongs.add(message.sender)
@@ -403,18 +410,26 @@ class Coordinator:
             self.mailbox.send_batch(self.parent, drafts, priority="high", timeout_s=0.0, term=self.term)
         except InboxFull:
             return 0
+        except BusFull as refusal:
+            self._patience.bear(refusal)
+            return 0
         except MessageTooLarge:
             return self._send_up(part[: len(part) // 2])
         except AgentGone:
             raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
+        self._patience.over()
         return len(part)
 
     def say_up(self, type: str, payload: dict[str, Any]) -> None:
         assert self.parent is not None
+        send = partial(self.mailbox.send, self.parent, type, payload, priority="control", run=self.run, term=self.term)
         try:
-            self.mailbox.send(self.parent, type, payload, priority="control", run=self.run, term=self.term)
+            self._patiently(send)
         except AgentGone:
             raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
+
+    def _patiently(self, send: Callable[[], object]) -> None:
+        patiently(self.mailbox, self.bus.settings.send_timeout, send)
 
     def _branch_lost(self, branch: Branch, works: list[Work]) -> None:
         """A coordinator below died: its tasks are lost with it, and said so."""
@@ -491,7 +506,7 @@ class Coordinator:
 
     def end(self) -> None:
         if self.parent is not None and self._stopping:
-            with contextlib.suppress(Fenced, InboxFull):
+            with contextlib.suppress(Fenced, InboxFull, BusFull):
                 self.say_up("bye", self.health())
 
     def orphaned(self) -> None:

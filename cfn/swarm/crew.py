@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Mailbox
-from cfn.errors import AgentGone, InboxFull
+from cfn.errors import AgentGone, BusFull, InboxFull
 from cfn.swarm.body import Body
 from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
 from cfn.swarm.lateness import Lateness
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Crew:
     _draining: bool = False  # what waits is not started any more
     _ending: bool = False
     _kill_at: float | None = None
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.bus.settings.send_timeout)
 
     # ------------------------------------------------------------ numbers
 
@@ -187,6 +192,12 @@ class Crew:
             except (AgentGone, InboxFull):
                 self.queue.appendleft(work)  # it died this instant: reaping tells
                 continue
+            except BusFull as refusal:
+                self.queue.appendleft(work)
+                self._idle.appendleft(worker)
+                self._patience.bear(refusal)
+                return
+            self._patience.over()
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
@@ -328,7 +339,7 @@ class Crew:
         if not worker.leaving:
             self._leaves(worker)
             with contextlib.suppress(AgentGone, InboxFull):
-                self._say(worker, "stop", {})
+                patiently(self.mailbox, self.bus.settings.send_timeout, lambda: self._say(worker, "stop", {}))
 
     def cancel(self, grace_s: float) -> list[Work]:
         """End everything within about `grace_s`; gives back what had not been started."""
@@ -338,7 +349,7 @@ class Crew:
         self._ending = True
         self._kill_at = time.monotonic() + grace_s
         for worker in self._workers.values():
-            with contextlib.suppress(AgentGone, InboxFull):
+            with contextlib.suppress(AgentGone, InboxFull, BusFull):  # whom it does not reach is killed soon
                 self._say(worker, "cancel", {})
         return left
 
