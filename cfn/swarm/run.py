@@ -129,7 +129,7 @@ class Swarm:
         """Who there will be for these tasks. Raises: UsageError."""
         shape, coordinators, most, teams, depth = self._shape
         named = {task.team for task in tasks if task.team is not None}
-        agents = self._agents or max(capacity.default_agents(len(tasks), self._settings), len(named))
+        agents = self._agents or max(capacity.default_agents(len(tasks), self._settings), len(named), len(teams or ()))
         if teams is None and named:
             shape = "hybrid" if shape in ("auto", "flat") else shape
             teams = _teams_for(sorted(named), agents, coordinators, self._settings)

@@ -115,6 +115,13 @@ def test_a_limit_that_somebody_set_is_kept(shell: Shell) -> None:
 def test_a_task_for_a_team_that_is_not_there(shell: Shell) -> None:
     ran = shell("run", "--teams", "a,b", "--", "true", stdin=b'{"team":"c"}\n{"team":"a"}\n')
     ran.refused(2, "'c'", "a, b")
+    shell("run", "--teams", "a,b", "--", "true", stdin=b'{"team":"c"}\n').refused(2, "'c'", "a, b")
+
+
+def test_every_team_that_was_named_gets_an_agent(shell: Shell) -> None:
+    ran = shell("run", "--teams", "a,b,c", "--", "true", stdin=TWO)
+    assert (ran.code, len(ran.lines)) == (0, 2)
+    assert "3 agents, 3 coordinators" in ran.err
 
 
 def test_a_bus_that_is_a_link_is_refused(shell: Shell, bus_dir: Path, tmp_path: Path) -> None:
