@@ -8,8 +8,8 @@ CFN_TASK, and its values in place of {} (the task), {#} (its number) and {key}; 
 is involved unless --shell asks for one. What it prints, JSON or text, is the result; a non-zero exit is a failed task.
 
 Results are JSON lines on stdout, in the order of completion. Progress and a summary go to stderr (with --json the summary
-is the report as one JSON line). Exit code: 0 all ok, 1 some failed, 4 partial (deadline, a lost part), 130 interrupted or
-cancelled; a reader that leaves (| head) ends the run and is no error. No tasks: nothing is started, exit code 0.
+is the report as one JSON line). Exit code: 0 all ok, 1 some failed, 4 partial (deadline, a halt, a lost part), 130
+interrupted or cancelled; a reader that leaves (| head) ends the run and is no error. No tasks: nothing is started, exit code 0.
 """
 
 from __future__ import annotations
