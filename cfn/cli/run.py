@@ -103,7 +103,7 @@ def _put(outlet: Outlet, show: Meter | None, results: Sequence[Result], stopping
 
 
 def _announcement(order: Order, going: Run) -> str:
-    from cfn.cli.summary import many
+    from cfn.cli.summary import many, plain
 
     plan = going.plan
     args = order.args
@@ -114,7 +114,7 @@ def _announcement(order: Order, going: Run) -> str:
     before = f" ({order.done_before} are done in {args.joblog})" if order.done_before else ""
     return (
         f"run {going.run_id}: {many(len(order.tasks), 'task')}{before}, {plan.topology}: {many(plan.agents, 'agent')}, "
-        f"{many(plan.coordinators, 'coordinator')}{fewer}, deadline {going.deadline_s:g} s{computed}"
+        f"{many(plan.coordinators, 'coordinator')}{fewer}, deadline {plain(going.deadline_s)} s{computed}"
     )
 
 
@@ -159,14 +159,16 @@ def _dry_run(order: Order, swarm: Swarm) -> int:
             "commands": first,
         })  # fmt: skip
         return 0
+    from cfn.cli.summary import many
+
     say(
-        f"{plan.topology}: {plan.agents} agents, {plan.coordinators} coordinators, 1 master: "
-        f"{plan.planned} processes in {plan.depth} level{'s' * (plan.depth > 1)}"
+        f"{plan.topology}: {many(plan.agents, 'agent')}, {many(plan.coordinators, 'coordinator')}, 1 master: "
+        f"{many(plan.planned, 'process', 'processes')} in {many(plan.depth, 'level')}"
     )
     for node in plan.root.children:
-        below = f" below {len(node.children)} coordinators" if node.children else ""
-        say(f"team {node.team}: {node.name} with {node.agents} agents{below}")
-    say(f"{len(order.tasks)} tasks, the first commands:")
+        below = f" below {many(len(node.children), 'coordinator')}" if node.children else ""
+        say(f"team {node.team}: {node.name} with {many(node.agents, 'agent')}{below}")
+    say(f"{many(len(order.tasks), 'task')}, the first commands:")
     for entry in first:
         say(f"  {entry['command']}")
     if len(order.tasks) > len(first):

@@ -11,7 +11,7 @@ _MOST_REASONS: Final = 10
 _MOST_IDS: Final = 3  # spelled out per reason
 _MOST_TEAMS: Final = 20
 _ENDED: Final = {
-    "deadline": "the deadline of {deadline_s:g} s passed: these results are partial (--deadline sets it)",
+    "deadline": "the deadline of {deadline_s} s passed: these results are partial (--deadline sets it)",
     "cancelled": "the run was cancelled: these results are partial",
     "halted": "the run was halted (--halt)",
     "coordinator-lost": "a coordinator was lost: these results are partial",
@@ -38,7 +38,7 @@ def lines(report: Report) -> Iterator[str]:
     for agent in report.coordinators_lost:
         yield f"lost: coordinator {agent}"
     if report.ended in _ENDED:
-        yield _ENDED[report.ended].format(deadline_s=report.deadline_s or 0.0)
+        yield _ENDED[report.ended].format(deadline_s=plain(report.deadline_s or 0.0))
 
 
 def rate(report: Report) -> str:
@@ -77,9 +77,14 @@ def _reasons(what: str, entries: list[tuple[str, str]]) -> Iterator[str]:
         yield f"... and {len(ordered) - _MOST_REASONS} more reasons (--report has them)"
 
 
-def many(count: int, noun: str) -> str:
+def many(count: int, noun: str, plural: str | None = None) -> str:
     """The count with its noun."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def plain(seconds: float) -> str:
+    """A number of seconds without an exponent: 0.004, 61.1, 4500060."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def _seconds(value: float | None) -> str:
