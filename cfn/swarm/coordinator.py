@@ -535,6 +535,9 @@ class Coordinator:
             ):
                 self.bus.remove(agent)
         self.mailbox.remove()
+        if self.parent is None:
+            with contextlib.suppress(OSError):
+                self.bus.forget_control(self.run)
 
 
 def coordinate(
