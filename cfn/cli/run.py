@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(order, swarm)
     from cfn.cli.stopping import Stopping
 
+    order.make_results()
     with order.joblog() as log, Stopping() as stopping, swarm.run(order.tasks) as going:
         if not args.quiet and not args.json:
             note(_announcement(order, going))

@@ -239,6 +239,19 @@ class Order:
             commands=not self.args.call,
         )
 
+    def make_results(self) -> None:
+        """The folder of --results, now: it would fail every task later. Raises: UsageError."""
+        if self.args.results is None:
+            return
+        try:
+            os.makedirs(self.args.results, exist_ok=True)
+            if not os.access(self.args.results, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise UsageError(
+                f"--results {self.args.results!r} cannot be written: {error.strerror}; name another folder"
+            ) from None
+
     def write_report(self, report: Report) -> None:
         """Whole or not at all. Raises: OSError."""
         import json
@@ -303,6 +316,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     if args.cwd is not None and not args.join and not os.path.isdir(args.cwd):
         raise UsageError(f"--cwd {args.cwd!r} is not a folder")
     for option, path in (("--report", args.report), ("--joblog", args.joblog)):
+        if path == "-":
+            raise UsageError(f"{option} - is no file: name one (stdout has the results; --json reports on stderr)")
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise UsageError(f"{option} {path!r}: the folder does not exist; make it first")
     if args.results is not None and os.path.exists(args.results) and not os.path.isdir(args.results):
