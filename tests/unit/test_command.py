@@ -400,9 +400,16 @@ def test_pidfds_are_there_on_a_modern_linux() -> None:
     assert HAVE_PIDFD
 
 
+def _runs(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+    except (FileNotFoundError, ProcessLookupError):  # it ended between two looks, or between open and read
+        return False
+
+
 def _gone(pid: int, within_s: float = 3.0) -> None:
     end = time.monotonic() + within_s
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
+    while _runs(pid):
         assert time.monotonic() < end, f"process {pid} still lives: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}"
         time.sleep(0.01)
 
