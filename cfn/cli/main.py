@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.errors import CfnError, Exit, UsageError
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
     try:
         _speak_utf8()
-        code = _dispatch(arguments)
+        with _terminable():
+            code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except SystemExit as leaving:  # argparse after --help
@@ -96,6 +97,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(*_unexpected(error))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is an interrupt like Ctrl-C: what waits in a `finally` is done, and the exit code is 130."""
+    import signal
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if ours:
+            signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever called us has the signals
+        ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dispatch(arguments: list[str]) -> int:

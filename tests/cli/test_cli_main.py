@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cfn as package
+from cfn.bus.filebus import FileBus
 from cfn.cli import main as door
 from cfn.errors import AgentGone, Exit
 
@@ -190,3 +194,20 @@ def test_a_full_disk_behind_stdout_is_an_error(cfn: Cfn, send: Any) -> None:
     assert done.stderr.startswith("cfn: No space left on device"), done
     assert done.stderr.count("\n") == 1
     assert cfn("count", "worker-1").out == "1\n", "what could not be printed was not kept"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process without a word")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_with_one_line_and_130(bus_dir: Path, signum: int) -> None:
+    assert door.main(["register", "w"]) == 0
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom cfn.cli.main import main\n"
+    script += "import sys; print('up', flush=True); sys.exit(main(['receive', 'w', '--follow']))"
+    going = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert going.stdout is not None
+    assert going.stdout.readline() == "up\n"
+    with FileBus(bus_dir) as bus:  # it claims what it is sent: then it waits in its loop
+        bus.register("lead").send("w", "note", {})
+    assert "note" in going.stdout.readline()
+    going.send_signal(signum)
+    _, said = going.communicate(timeout=20)
+    assert (going.returncode, said) == (130, "cfn: interrupted\n")
