@@ -143,6 +143,8 @@ class Coordinator:
         self._greet()
         self.distribute()
         self.crew.dispatch()
+        if self.node.workers and not self.crew.size and self.parent is not None:
+            self._stopping = True  # it could start no agent: it leaves, so that the others get what is still to do
         self.deliver()
         self._report_health()
 

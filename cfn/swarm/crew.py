@@ -86,6 +86,7 @@ class Crew:
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
     _draining: bool = False  # what waits is not started any more
+    _stopped: bool = False  # no more work will come
     _ending: bool = False
     _kill_at: float | None = None
 
@@ -114,6 +115,7 @@ class Crew:
         """Whether the next turn should start more workers at once."""
         return (
             not self._ending
+            and not self._stopped
             and self._made < self.size
             and self._unready < self.body.batch
             and time.monotonic() >= self._start_again_at
@@ -130,7 +132,7 @@ class Crew:
 
         A few at a time, so that a turn stays short on a host with far more processes than cores.
         """
-        if self._ending or time.monotonic() < self._start_again_at:
+        if self._ending or self._stopped or time.monotonic() < self._start_again_at:
             return
         room = self.size - self._staying
         wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle) - self._unready)
@@ -154,10 +156,9 @@ class Crew:
         self._start_again_at = time.monotonic() + _REFUSAL_PAUSE_S
         if self._refusals * _REFUSAL_PAUSE_S < _REFUSAL_S:
             return
-        self.size = self._made = self._staying
-        self.refusal = f"only {self.size} agents could be started: {error.strerror or error}"
-        if not self.size:
-            self._give_up(f"no agent could be started: {error.strerror or error}")
+        self.size = self._staying  # names go on from `_made`: a name that lives must not be given again
+        count = f"only {self.size} agents" if self.size else "no agent"
+        self.refusal = f"{count} could be started: {error.strerror or error}"
 
     def is_ready(self, agent: str) -> None:
         worker = self._workers.get(agent)
@@ -177,6 +178,8 @@ class Crew:
     def dispatch(self) -> None:
         """Give idle workers what waits. Never blocks: a worker's control folder holds one task."""
         self._warm_up()
+        if not self.size and self.refusal is not None:
+            self._give_up(self.refusal)
         while self._open and self.queue and self._idle:
             worker = self._idle.popleft()
             if worker.leaving or worker.agent not in self._workers:
@@ -313,7 +316,8 @@ class Crew:
     # ------------------------------------------------------------ the end
 
     def stop(self) -> None:
-        """No more work: idle workers leave, busy ones after their task."""
+        """No more work: idle workers leave, busy ones after their task, and no more are started."""
+        self._stopped = True
         for worker in self._workers.values():
             self._dismiss(worker)
 

@@ -128,7 +128,7 @@ class Master(Coordinator):
             self._to_branches(free)
 
     def _to_crew(self, free: int) -> None:
-        room = min(free, self.crew.workers - self.crew.outstanding)
+        room = min(free, self.crew.workers - self.crew.outstanding) if self.crew.workers else free
         if room > 0:
             works = [Work(task) for task in self._pick(None, room)]
             for made in works:
@@ -238,6 +238,8 @@ class Master(Coordinator):
 
     def _check_end(self) -> None:
         if self._done:
+            if time.monotonic() - self._began >= self.policy.deadline_s:
+                self.cancel()  # what a halt let run, or who does not leave: the deadline holds for them too
             return
         halt = self.policy.halt
         if len(self._results) >= len(self._tasks):
