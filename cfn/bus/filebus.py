@@ -66,7 +66,10 @@ class FileBus:
         self.gone_dir = os.path.join(self._meta, "gone")
         self.ids_dir = os.path.join(self._meta, "ids")
         facts = _open_or_make(self.root, self._meta, create)
-        self.caps = capabilities.probe(self.new_dir, self.settings.without)
+        try:
+            self.caps = capabilities.probe(self.new_dir, self.settings.without)
+        except OSError as error:
+            raise full(error, f"cannot open the bus at {self.root}") from error
         self.depth = DepthRule(*facts["depth_rule"]) if self.caps.fast_depth else DepthRule(0, 0)
         self.id: str = facts["id"]
         self.now = clock or _clock(facts)
@@ -134,11 +137,20 @@ class FileBus:
             "max_inbox": self.settings.max_inbox if max_inbox is None else max_inbox,
         }
         epoch, alive, fresh = registry.enter(self, agent, attended, who)
-        mailbox = self._mailbox(
-            agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
-        )
+        try:
+            mailbox = self._mailbox(
+                agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
+            )
+        except BaseException:
+            if alive is not None:
+                alive.close()  # or nobody could register this agent while this process lives
+            raise
         if not fresh:
-            sweep_agent(self, mailbox.folders, of_all=True)  # who was replaced holds nothing any more
+            try:
+                self.sweep_agent(mailbox.folders, of_all=True)  # who was replaced holds nothing any more
+            except BaseException:
+                mailbox.close()
+                raise
         if self.observers:
             self.announce(Registered(agent, self.now(), epoch))
         return mailbox
@@ -150,9 +162,9 @@ class FileBus:
     def _mailbox(
         self, agent: str, epoch: int, *, alive: Any, attended: bool, fresh: bool, ordered: bool
     ) -> FileMailbox:
-        # an ephemeral holder has no lock file: its claims outlive its process and are judged by their lease
-        holder = self.writer.prove() if attended else os.urandom(5).hex()
         try:
+            # an ephemeral holder has no lock file: its claims outlive its process and are judged by their lease
+            holder = self.writer.prove() if attended else os.urandom(5).hex()
             mailbox = FileMailbox(
                 self, self.folders(agent), epoch, alive=alive, holder=holder, fresh=fresh, ordered=ordered
             )
@@ -248,9 +260,12 @@ class FileBus:
     def sweep(self, *, dead_agents: bool = False) -> Swept:
         return sweep_bus(self, dead_agents)
 
-    def sweep_agent(self, folders: AgentFolders) -> Swept:
-        """Return the claims of one mailbox whose lease or holder is gone."""
-        return sweep_agent(self, folders)
+    def sweep_agent(self, folders: AgentFolders, *, of_all: bool = False) -> Swept:
+        """Return the claims of one mailbox whose lease or holder is gone; `of_all`: every claim. Raises: BusFull."""
+        try:
+            return sweep_agent(self, folders, of_all=of_all)
+        except OSError as error:
+            raise full(error, f"cannot sweep the mailbox of {folders.agent!r}") from error
 
     # ------------------------------------------------------------ observers, end
 
@@ -296,7 +311,8 @@ def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
         except FileNotFoundError:
             if not create:
                 raise UnfitPlace(f"no bus at {root}; `cfn bus init` makes one", path=root) from None
-            _make(root, meta)
+            if not _make(root, meta) and not path.exists():
+                raise UnfitPlace(f"{path} is missing; `cfn bus clean` removes a broken bus", path=root) from None
         except (ValueError, OSError) as error:
             raise UnfitPlace(
                 f"{path} cannot be read ({error}); `cfn bus clean` removes a broken bus", path=root
@@ -312,7 +328,8 @@ def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
     return facts
 
 
-def _make(root: str, meta: str) -> None:
+def _make(root: str, meta: str) -> bool:
+    """Make it; False when something was there first."""
     part = os.path.join(root, f".cfn-new-{os.urandom(5).hex()}")
     try:
         os.mkdir(part, 0o700)
@@ -334,6 +351,8 @@ def _make(root: str, meta: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
         if not os.path.isdir(meta):  # else another process was first
             raise full(error, f"cannot make a bus at {root}") from error
+        return False
+    return True
 
 
 def _after_reboot(path: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -99,11 +99,11 @@ class Folder:
         return found
 
     def gone(self) -> bool:
+        """Whether it was removed, or is being removed: what is missing in it then says nothing."""
         try:
-            self.stat()
+            return bool(self.stat().st_mode & CLOSED)
         except FileNotFoundError:
             return True
-        return False
 
     def create(self, name: str, data: bytes) -> None:
         """Write a new file. On failure nothing is left under that name."""
