@@ -6,14 +6,13 @@ inbox, and what comes up always finds its parent reading: full inboxes cannot de
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Draft, Mailbox
-from cfn.errors import AgentGone, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, InboxFull, MessageTooLarge
 from cfn.swarm.body import Body
 from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
@@ -70,6 +69,7 @@ class Branches:
         self.all = {f"{run}.{node.name}": Branch(f"{run}.{node.name}", node) for node in nodes}
         self._by_pid: dict[int, Branch] = {}
         self._end: str | None = None  # the last word of _ENDS
+        self._owed: list[tuple[Branch, str, dict[str, Any]]] = []
         self._looked_at = 0.0
         self._steady_since = self._ticked_at = time.monotonic()
         self._lateness = Lateness(bus.settings.heartbeat)
@@ -135,7 +135,7 @@ class Branches:
             part = works[start : start + _BATCH]
             try:
                 self._send(branch, part)
-            except (AgentGone, InboxFull):
+            except (AgentGone, InboxFull, BusFull):
                 return works[start:]
             for work in part:
                 branch.works[work.task.task_id] = work
@@ -163,11 +163,16 @@ class Branches:
         """A forked coordinator is reaped. Whether it was one of ours."""
         branch = self._by_pid.pop(child.pid, None)
         if branch is not None:
+            if child.code == 0 and self._end is not None:
+                branch.gone = True  # as asked, but its goodbye found no room
             self._bury(branch)
         return branch is not None
 
     def watch(self) -> None:
         """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung, unless they are starved."""
+        owed, self._owed = self._owed, []
+        for branch, type, payload in owed:  # words that found no room
+            self.say(branch, type, payload)
         now = time.monotonic()
         if now - self._ticked_at > self._bus.settings.heartbeat:
             self._steady_since = now  # this process was paused itself: the count begins again
@@ -212,8 +217,12 @@ class Branches:
                 self.say(branch, type, {})
 
     def say(self, branch: Branch, type: str, payload: dict[str, Any]) -> None:
-        with contextlib.suppress(AgentGone, InboxFull):  # its death is told elsewhere
+        try:
             self._mailbox.send(branch.agent, type, payload, priority="control", timeout_s=0.0, term=self._term)
+        except AgentGone:
+            pass  # its death is told elsewhere
+        except (InboxFull, BusFull):
+            self._owed.append((branch, type, payload))
 
     def left(self, agent: str) -> None:
         """It said goodbye: its end is no loss, unless nobody asked for it."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Delivery, Draft, Mailbox
-from cfn.errors import AgentGone, Fenced, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, Fenced, InboxFull, LeaseLost, MessageTooLarge
 from cfn.message import Message
 from cfn.swarm import children
 from cfn.swarm.body import Body
@@ -88,6 +88,8 @@ class Coordinator:
         self._up: list[Result] = []  # results on their way to the parent
         self._stopping = self._draining = False
         self._cancelled = False
+        self._words: list[tuple[str, dict[str, Any]]] = []  # on their way to the parent
+        self._done_unacked: set[str] = set()  # messages that were handled when their lease was over
         self._kill_at: float | None = None
         self._parent_looked_at = 0.0
         self._health_at = time.monotonic() + bus.settings.health_check_interval
@@ -131,7 +133,7 @@ class Coordinator:
         """One round; see the module for its order."""
         self.mailbox.drain_bell()
         ended = children.reap(self._children)
-        self._read_mail()
+        self._read_mail(self._waiting() if ended else 0)
         for child in ended:
             if not self.branches.ended(child):
                 self.crew.ended(child)
@@ -157,12 +159,20 @@ class Coordinator:
             return _SHORT_S
         return min(_TURN_S, float(self.bus.settings.heartbeat) / 2)
 
-    def _read_mail(self) -> None:
-        left = _READ
-        while left > 0:
+    def _waiting(self) -> int:
+        try:
+            return self.bus.count(self.agent)
+        except AgentGone:
+            return 0  # the next receive says it
+
+    def _read_mail(self, least: int) -> None:
+        """At least so many files (all that were there when somebody's end was told), else as much as a turn may take."""
+        left, files = _READ, least
+        while left > 0 or files > 0:
             deliveries = self.mailbox.receive(0.0, 64)
             if not deliveries:
                 return
+            files -= len(deliveries)
             for delivery in deliveries:
                 left -= len(delivery.messages)
                 self._handle(delivery)
@@ -170,7 +180,20 @@ class Coordinator:
     # ------------------------------------------------------------ mail
 
     def _handle(self, delivery: Delivery) -> None:
-        """What nobody here understands, or may not say, is kept where `cfn bus dead` shows it."""
+        """What nobody here understands, or may not say, is kept where `cfn bus dead` shows it.
+
+        A lease that ran out while this process was stopped comes back as another delivery: acknowledged then, not done twice.
+        """
+        first = delivery.message.msg_id
+        try:
+            if first in self._done_unacked or self._take(delivery):
+                delivery.ack()
+            self._done_unacked.discard(first)
+        except LeaseLost:
+            self._done_unacked.add(first)
+
+    def _take(self, delivery: Delivery) -> bool:
+        """Whether it is to be acknowledged; else it was buried."""
         try:
             for message in delivery.messages:
                 if message.type in _FROM_PARENT and message.sender != self.parent:
@@ -181,8 +204,8 @@ class Coordinator:
                 handler(message)
         except (KeyError, TypeError, ValueError):
             delivery.bury("rejected")
-            return
-        delivery.ack()
+            return False
+        return True
 
     def _on_ready(self, message: Message) -> None:
         if self.branches.of(message.sender) is not None:
@@ -211,11 +234,11 @@ class Coordinator:
         self._peers = [str(peer) for peer in message.payload["peers"]]
         self._mesh_until = time.monotonic() + _MESH_S
         for peer in self._peers:
-            with contextlib.suppress(AgentGone, InboxFull):
+            with contextlib.suppress(AgentGone, InboxFull, BusFull):
                 self.mailbox.send(peer, "ping", {}, priority="control", timeout_s=0.0, term=self.term)
 
     def _on_ping(self, message: Message) -> None:
-        with contextlib.suppress(AgentGone, InboxFull):
+        with contextlib.suppress(AgentGone, InboxFull, BusFull):
             self.mailbox.reply(message, {}, type="pong", priority="control", timeout_s=0.0, term=self.term)
 
     def _on_pong(self, message: Message) -> None:
@@ -277,12 +300,12 @@ class Coordinator:
     def _fork_workers(self, agents: list[str], *args: Any) -> Iterator[Child]:
         """Register all, fork all, then let go of all: what a parent touches between two forks is copied for each child
         (450 pages a fork when it was done one by one)."""
-        made = [
-            (agent, self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent))
-            for agent in agents
-        ]
+        made: list[tuple[str, FileMailbox]] = []
         forked: list[tuple[Child, FileMailbox]] = []
         try:
+            for agent in agents:
+                who = {"role": "worker", "team": self.node.team, "run": self.run, "parent": self.agent}
+                made.append((agent, self.bus.prepare(agent, **who)))
             for agent, mailbox in made:
                 mailbox.leave_to_child(self.agent)
                 try:
@@ -294,7 +317,8 @@ class Coordinator:
         finally:
             for child, mailbox in forked:
                 mailbox.hand_over()
-                self.bus.set_pid(child.name, child.pid)
+                with contextlib.suppress(OSError):  # no room: the record names the parent's pid, nothing else is amiss
+                    self.bus.set_pid(child.name, child.pid)
                 self._children[child.pid] = child
                 yield child
             for _, mailbox in made[len(forked) :]:
@@ -390,7 +414,8 @@ class Coordinator:
         self._up.append(result)
 
     def deliver(self) -> None:
-        """Send results up, as many in one file as fit."""
+        """Send words and results up, as many results in one file as fit."""
+        self._tell_up()
         while self._up:
             sent = self._send_up(self._up[:_BATCH])
             del self._up[:sent]
@@ -403,7 +428,7 @@ class Coordinator:
         drafts = [Draft(type="result", payload=wire(result)) for result in part]
         try:
             self.mailbox.send_batch(self.parent, drafts, priority="high", timeout_s=0.0, term=self.term)
-        except InboxFull:
+        except (InboxFull, BusFull):
             return 0
         except MessageTooLarge:
             return self._send_up(part[: len(part) // 2])
@@ -412,11 +437,23 @@ class Coordinator:
         return len(part)
 
     def say_up(self, type: str, payload: dict[str, Any]) -> None:
-        assert self.parent is not None
-        try:
-            self.mailbox.send(self.parent, type, payload, priority="control", run=self.run, term=self.term)
-        except AgentGone:
-            raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
+        """A word to the parent; what finds no room waits for the next turn."""
+        self._words.append((type, payload))
+        self._tell_up()
+
+    def _tell_up(self) -> None:
+        while self._words:
+            assert self.parent is not None
+            type, payload = self._words[0]
+            try:
+                self.mailbox.send(
+                    self.parent, type, payload, priority="control", run=self.run, term=self.term, timeout_s=0.0
+                )
+            except (InboxFull, BusFull):
+                return
+            except AgentGone:
+                raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
+            del self._words[0]
 
     def _branch_lost(self, branch: Branch, works: list[Work]) -> None:
         """A coordinator below died: its tasks are lost with it, and said so."""
@@ -493,7 +530,7 @@ class Coordinator:
 
     def end(self) -> None:
         if self.parent is not None and self._stopping:
-            with contextlib.suppress(Fenced, InboxFull):
+            with contextlib.suppress(Fenced):
                 self.say_up("bye", self.health())
 
     def orphaned(self) -> None:

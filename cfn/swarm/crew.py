@@ -7,7 +7,6 @@ worker that died or hangs is ended with its whole process group; its task is don
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Mailbox
-from cfn.errors import AgentGone, InboxFull
+from cfn.errors import AgentGone, BusFull, InboxFull
 from cfn.swarm.body import Body
 from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
 from cfn.swarm.lateness import Lateness
@@ -89,6 +88,7 @@ class Crew:
     _stopped: bool = False  # no more work will come
     _ending: bool = False
     _kill_at: float | None = None
+    _owed: list[tuple[_Worker, str]] = field(default_factory=list)
 
     # ------------------------------------------------------------ numbers
 
@@ -187,9 +187,13 @@ class Crew:
             work = self.queue.popleft()
             try:
                 self._say(worker, "task", {"task": work.task.to_dict(), "attempt": work.attempt})
-            except (AgentGone, InboxFull):
+            except AgentGone:
                 self.queue.appendleft(work)  # it died this instant: reaping tells
                 continue
+            except (InboxFull, BusFull):
+                self.queue.appendleft(work)
+                self._idle.append(worker)
+                return  # no room now: the next turn tries again
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
@@ -208,7 +212,8 @@ class Crew:
         else:
             self._leaves(worker)
         over = self._draining or self._ending
-        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not over:
+        tries = work.attempt - work.lost  # an agent that died is no failure of the task
+        if result.status in ("failed", "timeout") and tries <= self.body.retries and not over:
             again = Work(work.task, work.attempt + 1, work.lost)
             self._cooling.append((worker.child.pid if worker.leaving else 0, time.monotonic() + GROUP_WAIT_S, again))
         else:
@@ -226,7 +231,13 @@ class Crew:
         now = time.monotonic()
         waiting = []
         for group, give_up, work in self._cooling:
-            if group == 0 or (group not in self._by_pid and group_is_gone(group)) or now > give_up:
+            leaver = self._by_pid.get(group)
+            if leaver is not None:
+                if now > give_up:
+                    leaver.child.kill()  # its task is over and it does not end: reaping ends its group
+                    give_up = now + GROUP_WAIT_S
+                waiting.append((group, give_up, work))
+            elif group == 0 or group_is_gone(group) or now > give_up:
                 self.queue.appendleft(work)
             else:
                 waiting.append((group, give_up, work))
@@ -309,7 +320,9 @@ class Crew:
             return
         self._looked_at = now
         for worker in self._workers.values():
-            age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
+            # a spawned one imports what it needs before its first heartbeat, a forked one has all it needs
+            watched = worker.ready or worker.child.popen is None
+            age_s = self.bus.beat_age_s(worker.agent) if watched else None
             if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
                 worker.child.kill()
 
@@ -331,8 +344,7 @@ class Crew:
     def _dismiss(self, worker: _Worker) -> None:
         if not worker.leaving:
             self._leaves(worker)
-            with contextlib.suppress(AgentGone, InboxFull):
-                self._say(worker, "stop", {})
+            self._last_word(worker, "stop")
 
     def cancel(self, grace_s: float) -> list[Work]:
         """End everything within about `grace_s`; gives back what had not been started."""
@@ -342,12 +354,22 @@ class Crew:
         self._ending = True
         self._kill_at = time.monotonic() + grace_s
         for worker in self._workers.values():
-            with contextlib.suppress(AgentGone, InboxFull):
-                self._say(worker, "cancel", {})
+            self._last_word(worker, "cancel")
         return left
 
+    def _last_word(self, worker: _Worker, word: str) -> None:
+        try:
+            self._say(worker, word, {})
+        except AgentGone:
+            pass
+        except (InboxFull, BusFull):
+            self._owed.append((worker, word))  # who does not hear it would stay for ever
+
     def enforce(self) -> None:
-        """After a cancellation's grace: SIGKILL for what is left."""
+        """Last words that found no room, once more. After a cancellation's grace: SIGKILL for what is left."""
+        owed, self._owed = self._owed, []
+        for worker, word in owed:
+            self._last_word(worker, word)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             for worker in self._workers.values():
                 worker.child.kill()
