@@ -70,8 +70,13 @@ def discard(path: str) -> None:
 
     The closed flag comes first: a sender whose file vanishes must not take that for a rename that got through.
     """
-    with contextlib.suppress(OSError):
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)  # a stray: neither followed nor opened
+            return
         os.chmod(path, stat.S_IRWXU | CLOSED)
+    except FileNotFoundError:
+        return
     for _ in range(_TRIES):
         try:
             shutil.rmtree(path)

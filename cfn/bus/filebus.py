@@ -200,6 +200,8 @@ class FileBus:
         try:
             with os.scandir(self.root) as entries:
                 return sorted(entry.name for entry in entries if is_agent_id(entry.name) and entry.is_dir())
+        except FileNotFoundError:
+            return []  # the bus was removed, and everybody with it
         except OSError as error:
             raise full(error, "cannot list the bus") from error
 
@@ -284,10 +286,14 @@ class FileBus:
     def close(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child: the mailboxes and the lock are its parent's
-        for mailbox in self._mailboxes:
+        for mailbox in list(self._mailboxes):
             mailbox.close()
-        self._mailboxes.clear()
         self.writer.close()
+
+    def forget(self, mailbox: FileMailbox) -> None:
+        """It has ended: a bus that lives for long must not keep all that ever were."""
+        with contextlib.suppress(ValueError):
+            self._mailboxes.remove(mailbox)
 
     def __enter__(self) -> FileBus:
         return self

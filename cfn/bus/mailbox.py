@@ -25,6 +25,7 @@ from cfn.bus.compose import (
     compose,
     encode_batch,
     expires_at,
+    lease_us,
     microseconds,
 )
 from cfn.bus.delivery import FileDelivery, read_messages
@@ -224,6 +225,7 @@ class FileMailbox:
         self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
     ) -> list[Delivery]:
         lease = self.bus.settings.lease if lease_s is None else lease_s
+        lease_us(lease)
         end: float | None = None
         pause_s = 0.001
         while True:
@@ -340,7 +342,7 @@ class FileMailbox:
 
     def _take(self, folder: Folder, text: str, name: Name, lease_s: float) -> FileDelivery | None:
         """Claim and read one; None when another took it or it was buried."""
-        deadline = self.bus.now() + int(lease_s * 1e6)
+        deadline = self.bus.now() + lease_us(lease_s)
         try:
             claimed = self.folders.claim(folder, text, self._holder, deadline)
         except OSError as error:
@@ -450,10 +452,13 @@ class FileMailbox:
 
     def beat(self) -> None:
         self._beat_at = now = self.bus.now()
+        self._utime(now)
+
+    def _utime(self, at: int) -> None:
         if self._alive is not None:
             target: int | str = self._alive.fd if os.utime in os.supports_fd else self._alive.path
             with contextlib.suppress(OSError):
-                os.utime(target, ns=(now * 1000, now * 1000))
+                os.utime(target, ns=(at * 1000, at * 1000))
 
     def _beat_if_due(self) -> None:
         if self.bus.now() - self._beat_at >= self.bus.settings.heartbeat * 1e6:
@@ -466,16 +471,19 @@ class FileMailbox:
             self.bus.sweep_agent(self.folders)
 
     def close(self) -> None:
+        if self._closed:
+            return
         for delivery in list(self._held.values()):
             with contextlib.suppress(LeaseLost, OSError):
                 delivery.release()
         self.detach()
 
     def detach(self) -> None:
+        if self._closed:
+            return  # what has its name now is another's
         self._end()
         if self._alive is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
+            self._utime(0)  # says "left" where no lock can be asked
             self._alive.close()
 
     def remove(self, reason: Reason = "agent-gone") -> None:
@@ -502,6 +510,7 @@ class FileMailbox:
 
     def _end(self) -> None:
         self._closed = True
+        self.bus.forget(self)
         self._held.clear()
         self._sender.close()
         self.folders.close()

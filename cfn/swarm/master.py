@@ -322,7 +322,7 @@ class Master(Coordinator):
             report.results_per_s = round(report.delivered / report.coordination_s, 3)
         report.teams = self._teams()
         report.wall_s = round(time.monotonic() - self._began, 6)
-        self.folder.report.write_bytes(dump_json(report.to_dict()))
+        self.folder.write_report(report.to_dict())
         return report
 
     def _why_missing(self, task_id: str) -> str:

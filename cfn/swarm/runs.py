@@ -66,6 +66,12 @@ class RunFolder:
         if lock is not None:
             lock.close()
 
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Whole or not at all: who is killed while writing leaves no report, and is counted as dead."""
+        part = self.report.with_suffix(".part")
+        part.write_bytes(dump_json(report))
+        os.replace(part, self.report)
+
     def read_report(self) -> dict[str, Any] | None:
         try:
             report: dict[str, Any] = load_json(self.report.read_bytes())
