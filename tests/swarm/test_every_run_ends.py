@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from waiting import until
 from cfn import Swarm, Task
 from cfn.bus.filebus import FileBus
 from cfn.settings import Settings
-from cfn.swarm import children
+from cfn.swarm import children, janitor
 
 Left = Callable[[str], None]
 FAR_S = 30.0
@@ -112,3 +114,30 @@ def test_a_coordinator_that_is_told_to_leave(
     assert report.coordinators_lost == [f"{run.run_id}.coord-a"]
     assert len(results) + len(report.missing) == 12
     nothing_left(run.run_id)
+
+
+def test_a_bus_that_is_removed_under_a_run(
+    bus_root: str, swarm_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    swarm = Swarm(command=["sleep", "60"], topology="hybrid", coordinators=2, agents=4, settings=swarm_settings)
+    with swarm.run([Task(task_id=f"t{i}") for i in range(4)]) as run:
+        until(lambda: bool(run.poll(0.1) or run.progress.alive), FAR_S)
+        shutil.rmtree(bus_root, ignore_errors=True)
+        results = list(run)
+    report = run.report
+    assert report is not None
+    assert len(results) + len(report.missing) == 4
+    assert report.exit_code in (4, 130)
+    assert janitor.processes_of(run.run_id) == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_program_that_ignores_its_children(swarm_settings: Settings) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with Swarm(function="swarm_bodies:echo", topology="flat", agents=2, settings=swarm_settings).run(
+            [Task(task_id="t")]
+        ) as run:
+            assert [result.status for result in run] == ["ok"]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
