@@ -24,7 +24,9 @@ LANES: Final[tuple[Lane, ...]] = ("control", "high", "normal", "low")
 #: Optional fields of a message, in the order in which they are written.
 OPTIONAL: Final = ("priority", "reply_to", "expires_at", "epoch", "term", "run", "trace", "sig")
 _REQUIRED: Final = ("msg_id", "from", "to", "type", "sequence", "timestamp", "payload")
-_KNOWN: Final = frozenset(_REQUIRED) | frozenset(OPTIONAL)
+_ALWAYS: Final = frozenset(_REQUIRED)
+_KNOWN: Final = _ALWAYS | frozenset(OPTIONAL)
+_NUMBERS: Final = (int, float)
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DEVICES: Final = frozenset(
@@ -66,7 +68,7 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, frozen=True)
 class Message:
     """One message. Times are Unix seconds; `sequence` counts from 1 in its stream (sender, epoch, writer, recipient)."""
 
@@ -85,7 +87,7 @@ class Message:
     run: str | None = None
     trace: str | None = None  # W3C traceparent
     sig: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)  # fields that this version does not know
+    extra: dict[str, Any] = field(default_factory=dict)  # fields that this version does not know
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, required fields first, absent optional fields left out."""
@@ -173,43 +175,66 @@ def decode(raw: bytes) -> Message:
 
 
 def from_dict(data: Any) -> Message:
-    """A message out of a parsed JSON object. Raises: :class:`~cfn.errors.BadMessage`."""
+    """A message out of a parsed JSON object. Raises: :class:`~cfn.errors.BadMessage`.
+
+    One look at what every message has; only what fails it is looked at field by field, to name the field.
+    """
+    if not (
+        type(data) is dict
+        and type(data.get("msg_id")) is str
+        and type(data.get("from")) is str
+        and type(data.get("to")) is str
+        and type(data.get("type")) is str
+        and type(data.get("sequence")) is int
+        and type(data.get("timestamp")) in _NUMBERS
+        and type(data.get("payload")) is dict
+        and data["msg_id"]
+        and data["from"]
+        and data["to"]
+        and data["type"]
+        and data["sequence"] >= 0
+    ):
+        _name_what_is_wrong(data)
+    optional = _optional(data) if len(data) > len(_REQUIRED) else {}
+    return Message(
+        data["msg_id"],
+        data["from"],
+        data["to"],
+        data["type"],
+        data["sequence"],
+        data["timestamp"],
+        data["payload"],
+        **optional,
+    )
+
+
+def _name_what_is_wrong(data: Any) -> None:
     _need(isinstance(data, dict), "it is not a JSON object")
     for name in _REQUIRED:
         _need(name in data, f"the field {name!r} is missing")
     for name in ("msg_id", "from", "to", "type"):
         _need(isinstance(data[name], str) and data[name] != "", f"{name!r} must be a non-empty string")
     _need(type(data["sequence"]) is int and data["sequence"] >= 0, "'sequence' must be an integer >= 0")
-    _need(_is_number(data["timestamp"]), "'timestamp' must be a number (Unix seconds)")
+    _need(type(data["timestamp"]) in _NUMBERS, "'timestamp' must be a number (Unix seconds)")
     _need(isinstance(data["payload"], dict), "'payload' must be a JSON object")
-    priority: Lane = "normal" if data.get("priority") is None else data["priority"]
-    _need(priority in LANES, f"'priority' must be one of {', '.join(LANES)}")
-    for name in ("reply_to", "run", "trace", "sig"):
-        _need(data.get(name) is None or isinstance(data[name], str), f"{name!r} must be a string")
-    for name in ("epoch", "term"):
-        _need(data.get(name) is None or type(data[name]) is int, f"{name!r} must be an integer")
-    _need(
-        data.get("expires_at") is None or _is_number(data["expires_at"]), "'expires_at' must be a number (Unix seconds)"
-    )
-    return Message(
-        msg_id=data["msg_id"],
-        sender=data["from"],
-        to=data["to"],
-        type=data["type"],
-        sequence=data["sequence"],
-        timestamp=data["timestamp"],
-        payload=data["payload"],
-        priority=priority,
-        reply_to=data.get("reply_to"),
-        expires_at=data.get("expires_at"),
-        epoch=data.get("epoch"),
-        term=data.get("term"),
-        run=data.get("run"),
-        trace=data.get("trace"),
-        sig=data.get("sig"),
-        extra={name: value for name, value in data.items() if name not in _KNOWN},
-    )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _optional(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields beyond those that every message has; an absent one may be null."""
+    out: dict[str, Any] = {}
+    for name, value in data.items():
+        if name in _ALWAYS or (value is None and name in _KNOWN):
+            continue
+        if name not in _KNOWN:
+            out.setdefault("extra", {})[name] = value
+            continue
+        if name == "priority":
+            _need(value in LANES, f"'priority' must be one of {', '.join(LANES)}")
+        elif name in ("epoch", "term"):
+            _need(type(value) is int, f"{name!r} must be an integer")
+        elif name == "expires_at":
+            _need(type(value) in _NUMBERS, "'expires_at' must be a number (Unix seconds)")
+        else:
+            _need(isinstance(value, str), f"{name!r} must be a string")
+        out[name] = value
+    return out

@@ -132,6 +132,8 @@ def redeem(bus: FileBus, receipt: str) -> FileDelivery:
         messages = read_messages(folders, "claimed", text, claim.name, bus.settings.max_message_bytes)
     except FileNotFoundError:
         raise LeaseLost(
-            f"the lease behind this receipt of {agent!r} is over; do not count this work", agent=agent, receipt=receipt
+            f"the lease behind this receipt of {agent!r} is over, or it was ended already; do not count this work",
+            agent=agent,
+            receipt=receipt,
         ) from None
     return FileDelivery(bus, folders, text, claim, messages)

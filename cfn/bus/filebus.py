@@ -24,7 +24,7 @@ from cfn.bus.compose import check_box, check_reason
 from cfn.bus.delivery import FileDelivery, read_messages, redeem
 from cfn.bus.events import Event, Observer, Registered, Removed
 from cfn.bus.files import DepthRule, full
-from cfn.bus.letters import list_dead, put_back
+from cfn.bus.letters import forget_control, list_dead, put_back
 from cfn.bus.mailbox import FileMailbox
 from cfn.bus.protocol import AgentInfo, Box, DeadLetter, Reason, Swept
 from cfn.bus.sending import Stream, gone
@@ -256,6 +256,10 @@ class FileBus:
 
     def put_back(self, letter: str) -> None:
         put_back(self, letter)
+
+    def forget_control(self, run: str) -> None:
+        """When a run has ended: see :func:`cfn.bus.letters.forget_control`."""
+        forget_control(self, run)
 
     def remove(self, agent: str, reason: Reason = "agent-gone") -> None:
         check_reason(reason)

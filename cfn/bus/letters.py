@@ -69,6 +69,24 @@ def _letter(bus: FileBus, agent: str, folders: AgentFolders, text: str) -> DeadL
     )
 
 
+def forget_control(bus: FileBus, run: str) -> None:
+    """Discard what agents of `run` said to each other in the control lane and found its reader gone: "stop" to one that has
+    left says nothing any more. Only among agents that are gone; everything else is kept."""
+    ours = f"{run}."
+    for agent in os.listdir(bus.dead_dir):
+        if not agent.startswith(ours):
+            continue
+        graves = os.path.join(bus.dead_dir, agent)
+        for text in os.listdir(graves):
+            grave = names.parse_dead(text)
+            name = grave.name if grave is not None and grave.reason == "agent-gone" else None
+            if name is not None and LANE[name.lane] == "control" and name.sender.startswith(ours):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(graves, text))
+        with contextlib.suppress(OSError):  # what is kept keeps its folder
+            os.rmdir(graves)
+
+
 def put_back(bus: FileBus, letter: str) -> None:
     """See Bus.put_back: one rename into the inbox, with attempt 0 ("put back") and a new time."""
     agent, slash, text = letter.partition("/")

@@ -51,5 +51,5 @@ def _row(info: AgentInfo) -> tuple[str, ...]:
         info.team or "-",
         info.run or "-",
         info.parent or "-",
-        str(info.pid),
+        "-" if info.alive is None else str(info.pid),  # who registered an ephemeral agent has left
     )

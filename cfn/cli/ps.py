@@ -94,7 +94,11 @@ def _run_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _agent_cells(info: AgentInfo) -> tuple[str, ...]:
     alive = {True: "yes", False: "no", None: "ephemeral"}[info.alive]
-    return (info.agent, info.role or "-", info.team or "-", alive, _beat(info.beat_age_s), str(info.pid))
+    return (info.agent, info.role or "-", info.team or "-", alive, _beat(info.beat_age_s), _pid(info))
+
+
+def _pid(info: AgentInfo) -> str:
+    return "-" if info.alive is None else str(info.pid)  # who registered an ephemeral agent has left
 
 
 def _beat(age_s: float | None) -> str:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Runs the steps of a phase in order, holds each to its criteria, and stops at the first that fails (exit 1). "
-        "Every worker measures one module of the standard library; the answers are checked against a direct computation. "
-        "phase1: flat, to 100 agents. phase2: hybrid, to 300, and whether teams are isolated. phase3: hybrid, to 708, and "
+        "Run the steps of a phase in order, hold each to its criteria, and stop at the first that fails (exit code 1).\n\n"
+        "Every worker measures one module of the standard library; the answers are checked against a direct computation.\n"
+        "phase1: flat, to 100 agents. phase2: hybrid, to 300, and whether teams are isolated. phase3: hybrid, to 708, and\n"
         "a tree of 2000."
     )
     parser.add_argument("phase", choices=("phase1", "phase2", "phase3"))

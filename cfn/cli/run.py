@@ -8,8 +8,8 @@ CFN_TASK, and its values in place of {} (the task), {#} (its number) and {key}; 
 is involved unless --shell asks for one. What it prints, JSON or text, is the result; a non-zero exit is a failed task.
 
 Results are JSON lines on stdout, in the order of completion. Progress and a summary go to stderr (with --json the summary
-is the report as one JSON line). Exit code: 0 all ok, 1 some failed, 4 partial (deadline, a lost part), 130 interrupted or
-cancelled; a reader that leaves (| head) ends the run and is no error. No tasks: nothing is started, exit code 0.
+is the report as one JSON line). Exit code: 0 all ok, 1 some failed, 4 partial (deadline, a halt, a lost part), 130
+interrupted or cancelled; a reader that leaves (| head) ends the run and is no error. No tasks: nothing is started, exit code 0.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return _dry_run(order, swarm)
     from cfn.cli.stopping import Stopping
 
+    order.make_results()
     with order.joblog() as log, Stopping() as stopping, swarm.run(order.tasks) as going:
         if not args.quiet and not args.json:
             note(_announcement(order, going))
@@ -103,7 +104,7 @@ def _put(outlet: Outlet, show: Meter | None, results: Sequence[Result], stopping
 
 
 def _announcement(order: Order, going: Run) -> str:
-    from cfn.cli.summary import many
+    from cfn.cli.summary import many, plain
 
     plan = going.plan
     args = order.args
@@ -114,7 +115,7 @@ def _announcement(order: Order, going: Run) -> str:
     before = f" ({order.done_before} are done in {args.joblog})" if order.done_before else ""
     return (
         f"run {going.run_id}: {many(len(order.tasks), 'task')}{before}, {plan.topology}: {many(plan.agents, 'agent')}, "
-        f"{many(plan.coordinators, 'coordinator')}{fewer}, deadline {going.deadline_s:g} s{computed}"
+        f"{many(plan.coordinators, 'coordinator')}{fewer}, deadline {plain(going.deadline_s)} s{computed}"
     )
 
 
@@ -159,14 +160,16 @@ def _dry_run(order: Order, swarm: Swarm) -> int:
             "commands": first,
         })  # fmt: skip
         return 0
+    from cfn.cli.summary import many
+
     say(
-        f"{plan.topology}: {plan.agents} agents, {plan.coordinators} coordinators, 1 master: "
-        f"{plan.planned} processes in {plan.depth} level{'s' * (plan.depth > 1)}"
+        f"{plan.topology}: {many(plan.agents, 'agent')}, {many(plan.coordinators, 'coordinator')}, 1 master: "
+        f"{many(plan.planned, 'process', 'processes')} in {many(plan.depth, 'level')}"
     )
     for node in plan.root.children:
-        below = f" below {len(node.children)} coordinators" if node.children else ""
-        say(f"team {node.team}: {node.name} with {node.agents} agents{below}")
-    say(f"{len(order.tasks)} tasks, the first commands:")
+        below = f" below {many(len(node.children), 'coordinator')}" if node.children else ""
+        say(f"team {node.team}: {node.name} with {many(node.agents, 'agent')}{below}")
+    say(f"{many(len(order.tasks), 'task')}, the first commands:")
     for entry in first:
         say(f"  {entry['command']}")
     if len(order.tasks) > len(first):

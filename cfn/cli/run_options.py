@@ -168,8 +168,8 @@ class Order:
 
         args = self.args
         if args.agents is not None and not args.join:
-            _check_host(args.agents, self.settings)
-        return Swarm(
+            _check_room(args.agents, self.settings)
+        swarm = Swarm(
             command=None if args.call else args.command,
             function=args.call,
             shell=args.shell,
@@ -194,6 +194,12 @@ class Order:
             run_id=args.run_id,
             join=args.join,
         )
+        if not args.join:
+            plan = swarm.plan(self.tasks)
+            if args.agents is None:
+                _check_room(1, self.settings)
+            _check_descriptors(max(node.workers + len(node.children) for node in plan.root.walk()))
+        return swarm
 
     def command_line(self, task: Task) -> str:
         """What runs for that task, as one line. Raises: TaskError."""
@@ -232,6 +238,19 @@ class Order:
             keep_order=self.args.keep_order,
             commands=not self.args.call,
         )
+
+    def make_results(self) -> None:
+        """The folder of --results, now: it would fail every task later. Raises: UsageError."""
+        if self.args.results is None:
+            return
+        try:
+            os.makedirs(self.args.results, exist_ok=True)
+            if not os.access(self.args.results, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise UsageError(
+                f"--results {self.args.results!r} cannot be written: {error.strerror}; name another folder"
+            ) from None
 
     def write_report(self, report: Report) -> None:
         """Whole or not at all. Raises: OSError."""
@@ -297,6 +316,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     if args.cwd is not None and not args.join and not os.path.isdir(args.cwd):
         raise UsageError(f"--cwd {args.cwd!r} is not a folder")
     for option, path in (("--report", args.report), ("--joblog", args.joblog)):
+        if path == "-":
+            raise UsageError(f"{option} - is no file: name one (stdout has the results; --json reports on stderr)")
         if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise UsageError(f"{option} {path!r}: the folder does not exist; make it first")
     if args.results is not None and os.path.exists(args.results) and not os.path.isdir(args.results):
@@ -351,13 +372,30 @@ def _tasks(args: argparse.Namespace, settings: Settings) -> tuple[list[Task], in
     return took.tasks, len(took.skipped)
 
 
-def _check_host(agents: int, settings: Settings) -> None:
-    """Raises: UnfitHost when the host cannot carry so many agents."""
+def _check_descriptors(below: int) -> None:
+    """Raises: UnfitHost when a coordinator with so many agents below it would run out of open files."""
+    from cfn.cli import host
+    from cfn.swarm import footprint
+
+    limits = host.open_files()
+    need = footprint.OWN_DESCRIPTORS + footprint.COORDINATOR_DESCRIPTORS * below
+    if limits is not None and limits[0] < need:
+        raise UnfitHost(
+            f"a coordinator of {below} agents needs {need} open files, the limit is {limits[0]}: ulimit -n {need}"
+            + ("" if limits[1] >= need else f" (the hard limit is {limits[1]}: raise that first)")
+            + ", or lower --workers-per-coordinator" * (below > 1),
+            need=need,
+            limit=limits[0],
+        )
+
+
+def _check_room(agents: int, settings: Settings) -> None:
+    """Raises: UnfitHost when the host has no room for so many agents."""
     from cfn.bus import place
     from cfn.cli import host
     from cfn.swarm import capacity, footprint
 
-    limits: dict[str, int] = {"memory and processes": capacity.capacity()}
+    limits: dict[str, int] = {"memory and processes together": capacity.capacity()}
     root = place.find(settings)
     room: Any = host.room(root)
     if room is not None:
@@ -367,8 +405,10 @@ def _check_host(agents: int, settings: Settings) -> None:
     what, most = min(limits.items(), key=lambda item: item[1])
     if agents > most:
         raise UnfitHost(
-            f"--agents {agents} is more than this host carries: {what} allow {most} now; "
-            f"lower it, or see `cfn doctor --agents {agents}`",
+            f"--agents {agents} is more than this host carries: the limit is now {most}, by {what}; "
+            f"lower it, or see `cfn doctor --agents {agents}`"
+            if most
+            else f"this host has no room for an agent, by {what}: `cfn doctor` shows what is short and what mends it",
             agents=agents,
             capacity=most,
         )

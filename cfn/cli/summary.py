@@ -11,7 +11,7 @@ _MOST_REASONS: Final = 10
 _MOST_IDS: Final = 3  # spelled out per reason
 _MOST_TEAMS: Final = 20
 _ENDED: Final = {
-    "deadline": "the deadline of {deadline_s:g} s passed: these results are partial (--deadline sets it)",
+    "deadline": "the deadline of {deadline_s} s passed: these results are partial (--deadline sets it)",
     "cancelled": "the run was cancelled: these results are partial",
     "halted": "the run was halted (--halt)",
     "coordinator-lost": "a coordinator was lost: these results are partial",
@@ -34,11 +34,11 @@ def lines(report: Report) -> Iterator[str]:
     yield f"run {report.run}: {shape}; {living}{spawned}{mesh}{lost}"
     yield from _teams(report)
     yield from _reasons("failed", [(str(f["task_id"]), f"{f['status']}: {f['reason']}") for f in report.failures])
-    yield from _reasons("missing", [(str(m["task_id"]), str(m["reason"])) for m in report.missing])
+    yield from _reasons("missing", [(str(m["task_id"] or ""), str(m["reason"])) for m in report.missing])
     for agent in report.coordinators_lost:
         yield f"lost: coordinator {agent}"
     if report.ended in _ENDED:
-        yield _ENDED[report.ended].format(deadline_s=report.deadline_s or 0.0)
+        yield _ENDED[report.ended].format(deadline_s=plain(report.deadline_s or 0.0))
 
 
 def rate(report: Report) -> str:
@@ -71,14 +71,20 @@ def _reasons(what: str, entries: list[tuple[str, str]]) -> Iterator[str]:
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     for reason, ids in ordered[:_MOST_REASONS]:
         more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
-        yield f"{what}: {', '.join(ids[:_MOST_IDS])}{more}: {' '.join(reason.split())[:300]}"
+        who = f"{', '.join(ids[:_MOST_IDS])}{more}: " if any(ids) else ""  # a dead master named none
+        yield f"{what}: {who}{' '.join(reason.split())[:300]}"
     if len(ordered) > _MOST_REASONS:
         yield f"... and {len(ordered) - _MOST_REASONS} more reasons (--report has them)"
 
 
-def many(count: int, noun: str) -> str:
+def many(count: int, noun: str, plural: str | None = None) -> str:
     """The count with its noun."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def plain(seconds: float) -> str:
+    """A number of seconds without an exponent: 0.004, 61.1, 4500060."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def _seconds(value: float | None) -> str:

@@ -6,9 +6,11 @@ inbox, and what comes up always finds its parent reading: full inboxes cannot de
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Draft, Mailbox
@@ -17,6 +19,7 @@ from cfn.swarm.body import Body
 from cfn.swarm.children import Child
 from cfn.swarm.crew import Work
 from cfn.swarm.lateness import Lateness
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.topology import Node
 
 if TYPE_CHECKING:
@@ -69,10 +72,10 @@ class Branches:
         self.all = {f"{run}.{node.name}": Branch(f"{run}.{node.name}", node) for node in nodes}
         self._by_pid: dict[int, Branch] = {}
         self._end: str | None = None  # the last word of _ENDS
-        self._owed: list[tuple[Branch, str, dict[str, Any]]] = []
         self._looked_at = 0.0
         self._steady_since = self._ticked_at = time.monotonic()
         self._lateness = Lateness(bus.settings.heartbeat)
+        self._patience = Patience(bus.settings.send_timeout)
 
     # ------------------------------------------------------------ numbers
 
@@ -135,8 +138,12 @@ class Branches:
             part = works[start : start + _BATCH]
             try:
                 self._send(branch, part)
-            except (AgentGone, InboxFull, BusFull):
+            except (AgentGone, InboxFull):
                 return works[start:]
+            except BusFull as refusal:
+                self._patience.bear(refusal)
+                return works[start:]
+            self._patience.over()
             for work in part:
                 branch.works[work.task.task_id] = work
         return []
@@ -170,9 +177,6 @@ class Branches:
 
     def watch(self) -> None:
         """External coordinators whose lock is free are dead; those whose heart stopped three beats ago are hung, unless they are starved."""
-        owed, self._owed = self._owed, []
-        for branch, type, payload in owed:  # words that found no room
-            self.say(branch, type, payload)
         now = time.monotonic()
         if now - self._ticked_at > self._bus.settings.heartbeat:
             self._steady_since = now  # this process was paused itself: the count begins again
@@ -217,12 +221,15 @@ class Branches:
                 self.say(branch, type, {})
 
     def say(self, branch: Branch, type: str, payload: dict[str, Any]) -> None:
-        try:
-            self._mailbox.send(branch.agent, type, payload, priority="control", timeout_s=0.0, term=self._term)
-        except AgentGone:
-            pass  # its death is told elsewhere
-        except (InboxFull, BusFull):
-            self._owed.append((branch, type, payload))
+        send = partial(
+            self._mailbox.send, branch.agent, type, payload, priority="control", timeout_s=0.0, term=self._term
+        )
+        with contextlib.suppress(AgentGone, InboxFull):  # its death is told elsewhere
+            if type == "cancel":
+                with contextlib.suppress(BusFull):  # whom it does not reach is killed soon
+                    send()
+            else:
+                patiently(self._mailbox, self._bus.settings.send_timeout, send)
 
     def left(self, agent: str) -> None:
         """It said goodbye: its end is no loss, unless nobody asked for it."""

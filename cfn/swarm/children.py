@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from cfn.errors import CfnError
+
 #: How long the rest of a killed process group may need to vanish before we go on.
 GROUP_WAIT_S: Final = 2.0
 Main = Callable[..., None]
@@ -86,14 +88,24 @@ def fork_child(name: str, lifeline: Lifeline, main: Main, *args: Any) -> Child:
         gc.disable()  # the parent froze its heap: a collection would copy it page by page
         main(lifeline.read_fd, *args)
         code = 0
-    except BaseException:  # noqa: BLE001 - the last frame of this process: whatever it was is printed
-        import traceback
-
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - the last frame of this process: whatever it was is printed
+        code = _tell(name, error)
     finally:
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
         os._exit(code)
+
+
+def _tell(name: str, error: BaseException) -> int:
+    """Say on stderr why a child ends: one line for what the system or cfn refused, a traceback for a defect. Its exit code."""
+    if isinstance(error, (CfnError, OSError)):
+        with contextlib.suppress(OSError):
+            print(f"cfn: {name} ends: {error}", file=sys.stderr)
+        return int(error.exit_code) if isinstance(error, CfnError) else 1
+    import traceback
+
+    traceback.print_exc()
+    return 1
 
 
 def spawn_child(name: str, main: Main, *args: Any) -> Child:
@@ -119,7 +131,10 @@ def _spawned() -> None:
         import threading
 
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    main(0, *args)
+    try:
+        main(0, *args)
+    except Exception as error:  # noqa: BLE001 - as in fork_child
+        sys.exit(_tell("an agent", error))
 
 
 def _end_with_parent() -> None:

@@ -4,7 +4,7 @@
 
 Each turn of its loop: wait (bell, lifeline, ended children, next timer); reap; read all mail; judge the dead (in this order: a
 result that was sent before its worker died is read before the death is judged); start, dispatch, send results up. It never
-blocks on a send: what finds no room is tried again in the next turn.
+blocks on a send of tasks and results: what finds no room is tried again in the next turn.
 
 :class:`Coordinator` is the part that every level has; :mod:`cfn.swarm.master` adds the ledger and the policy at the root.
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Delivery, Draft, Mailbox
@@ -26,6 +27,7 @@ from cfn.swarm.branches import Branch, Branches
 from cfn.swarm.children import Child, Lifeline
 from cfn.swarm.crew import Crew, Work
 from cfn.swarm.loop import HANG_UP, Loop
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.task import Result, Task
 from cfn.swarm.topology import Node, worker_name
 from cfn.swarm.worker import wire, work
@@ -86,9 +88,9 @@ class Coordinator:
         self.opened = False
         self._pending: list[Work] = []  # for the coordinators below
         self._up: list[Result] = []  # results on their way to the parent
+        self._patience = Patience(bus.settings.send_timeout)
         self._stopping = self._draining = False
         self._cancelled = False
-        self._words: list[tuple[str, dict[str, Any]]] = []  # on their way to the parent
         self._done_unacked: set[str] = set()  # messages that were handled when their lease was over
         self._kill_at: float | None = None
         self._parent_looked_at = 0.0
@@ -234,12 +236,16 @@ class Coordinator:
         self._peers = [str(peer) for peer in message.payload["peers"]]
         self._mesh_until = time.monotonic() + _MESH_S
         for peer in self._peers:
-            with contextlib.suppress(AgentGone, InboxFull, BusFull):
-                self.mailbox.send(peer, "ping", {}, priority="control", timeout_s=0.0, term=self.term)
+            with contextlib.suppress(AgentGone, InboxFull):
+                self._patiently(
+                    partial(self.mailbox.send, peer, "ping", {}, priority="control", timeout_s=0.0, term=self.term)
+                )
 
     def _on_ping(self, message: Message) -> None:
-        with contextlib.suppress(AgentGone, InboxFull, BusFull):
-            self.mailbox.reply(message, {}, type="pong", priority="control", timeout_s=0.0, term=self.term)
+        with contextlib.suppress(AgentGone, InboxFull):
+            self._patiently(
+                partial(self.mailbox.reply, message, {}, type="pong", priority="control", timeout_s=0.0, term=self.term)
+            )
 
     def _on_pong(self, message: Message) -> None:
         self._pongs.add(message.sender)
@@ -414,8 +420,7 @@ class Coordinator:
         self._up.append(result)
 
     def deliver(self) -> None:
-        """Send words and results up, as many results in one file as fit."""
-        self._tell_up()
+        """Send results up, as many in one file as fit."""
         while self._up:
             sent = self._send_up(self._up[:_BATCH])
             del self._up[:sent]
@@ -428,32 +433,28 @@ class Coordinator:
         drafts = [Draft(type="result", payload=wire(result)) for result in part]
         try:
             self.mailbox.send_batch(self.parent, drafts, priority="high", timeout_s=0.0, term=self.term)
-        except (InboxFull, BusFull):
+        except InboxFull:
+            return 0
+        except BusFull as refusal:
+            self._patience.bear(refusal)
             return 0
         except MessageTooLarge:
             return self._send_up(part[: len(part) // 2])
         except AgentGone:
             raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
+        self._patience.over()
         return len(part)
 
     def say_up(self, type: str, payload: dict[str, Any]) -> None:
-        """A word to the parent; what finds no room waits for the next turn."""
-        self._words.append((type, payload))
-        self._tell_up()
+        assert self.parent is not None
+        send = partial(self.mailbox.send, self.parent, type, payload, priority="control", run=self.run, term=self.term)
+        try:
+            self._patiently(send)
+        except AgentGone:
+            raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
 
-    def _tell_up(self) -> None:
-        while self._words:
-            assert self.parent is not None
-            type, payload = self._words[0]
-            try:
-                self.mailbox.send(
-                    self.parent, type, payload, priority="control", run=self.run, term=self.term, timeout_s=0.0
-                )
-            except (InboxFull, BusFull):
-                return
-            except AgentGone:
-                raise Fenced(f"the coordinator {self.parent!r} is gone", agent=self.agent) from None
-            del self._words[0]
+    def _patiently(self, send: Callable[[], object]) -> None:
+        patiently(self.mailbox, self.bus.settings.send_timeout, send)
 
     def _branch_lost(self, branch: Branch, works: list[Work]) -> None:
         """A coordinator below died: its tasks are lost with it, and said so."""
@@ -530,7 +531,7 @@ class Coordinator:
 
     def end(self) -> None:
         if self.parent is not None and self._stopping:
-            with contextlib.suppress(Fenced):
+            with contextlib.suppress(Fenced, InboxFull, BusFull):
                 self.say_up("bye", self.health())
 
     def orphaned(self) -> None:
@@ -559,6 +560,9 @@ class Coordinator:
             ):
                 self.bus.remove(agent)
         self.mailbox.remove()
+        if self.parent is None:
+            with contextlib.suppress(OSError):
+                self.bus.forget_control(self.run)
 
 
 def coordinate(

@@ -7,6 +7,7 @@ worker that died or hangs is ended with its whole process group; its task is don
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from cfn.errors import AgentGone, BusFull, InboxFull
 from cfn.swarm.body import Body
 from cfn.swarm.children import GROUP_WAIT_S, Child, group_is_gone
 from cfn.swarm.lateness import Lateness
+from cfn.swarm.patience import Patience, patiently
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -88,7 +90,10 @@ class Crew:
     _stopped: bool = False  # no more work will come
     _ending: bool = False
     _kill_at: float | None = None
-    _owed: list[tuple[_Worker, str]] = field(default_factory=list)
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.bus.settings.send_timeout)
 
     # ------------------------------------------------------------ numbers
 
@@ -190,10 +195,16 @@ class Crew:
             except AgentGone:
                 self.queue.appendleft(work)  # it died this instant: reaping tells
                 continue
-            except (InboxFull, BusFull):
+            except InboxFull:
                 self.queue.appendleft(work)
                 self._idle.append(worker)
-                return  # no room now: the next turn tries again
+                return
+            except BusFull as refusal:
+                self.queue.appendleft(work)
+                self._idle.appendleft(worker)
+                self._patience.bear(refusal)
+                return
+            self._patience.over()
             work.started_at = time.time()
             worker.work = work
             self._busy += 1
@@ -344,7 +355,8 @@ class Crew:
     def _dismiss(self, worker: _Worker) -> None:
         if not worker.leaving:
             self._leaves(worker)
-            self._last_word(worker, "stop")
+            with contextlib.suppress(AgentGone, InboxFull):
+                patiently(self.mailbox, self.bus.settings.send_timeout, lambda: self._say(worker, "stop", {}))
 
     def cancel(self, grace_s: float) -> list[Work]:
         """End everything within about `grace_s`; gives back what had not been started."""
@@ -354,22 +366,12 @@ class Crew:
         self._ending = True
         self._kill_at = time.monotonic() + grace_s
         for worker in self._workers.values():
-            self._last_word(worker, "cancel")
+            with contextlib.suppress(AgentGone, InboxFull, BusFull):  # whom it does not reach is killed soon
+                self._say(worker, "cancel", {})
         return left
 
-    def _last_word(self, worker: _Worker, word: str) -> None:
-        try:
-            self._say(worker, word, {})
-        except AgentGone:
-            pass
-        except (InboxFull, BusFull):
-            self._owed.append((worker, word))  # who does not hear it would stay for ever
-
     def enforce(self) -> None:
-        """Last words that found no room, once more. After a cancellation's grace: SIGKILL for what is left."""
-        owed, self._owed = self._owed, []
-        for worker, word in owed:
-            self._last_word(worker, word)
+        """After a cancellation's grace: SIGKILL for what is left."""
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             for worker in self._workers.values():
                 worker.child.kill()

@@ -130,7 +130,7 @@ class Swarm:
         """Who there will be for these tasks. Raises: UsageError."""
         shape, coordinators, most, teams, depth = self._shape
         named = {task.team for task in tasks if task.team is not None}
-        agents = self._agents or max(capacity.default_agents(len(tasks), self._settings), len(named))
+        agents = self._agents or max(capacity.default_agents(len(tasks), self._settings), len(named), len(teams or ()))
         if teams is None and named:
             shape = "hybrid" if shape in ("auto", "flat") else shape
             teams = _teams_for(sorted(named), agents, coordinators, self._settings)
@@ -155,7 +155,9 @@ class Swarm:
         deadline_s, rate, halt, join = self._policy
         if deadline_s is None:
             deadline_s = capacity.default_deadline_s(plan.agents, len(work), self._body.timeout_s, self._settings)
-        policy = Policy(deadline_s=deadline_s, rate=rate, halt=halt, join=join)
+        policy = Policy(
+            deadline_s=deadline_s, rate=rate, halt=halt, join=join, measure=bool(self._settings.metrics_enabled)
+        )
         run_id = check_agent_id(self._run_id or new_run_id())
         return Run(plan, run_id, self._body, policy, work, self._bus_dir, self._settings)
 

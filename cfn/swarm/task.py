@@ -142,10 +142,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all ok; 1 some failed; 4 partial (deadline, a lost part); 130 cancelled by a signal."""
+        """0 all ok; 1 some failed; 4 partial (deadline, a halt, a lost part); 130 cancelled by a signal."""
         if self.ended == "cancelled":
             return 130
         if self.missing or self.ended in ("deadline", "coordinator-lost"):
+            return 4
+        if self.ended == "halted" and self.counts.get("cancelled"):
             return 4
         return 0 if self.counts.get("ok", 0) == self.tasks else 1
 

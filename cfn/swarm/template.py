@@ -2,7 +2,7 @@
 
 * ``{}``      the task: a task that is a file (``--each``) gives its path, any other its payload as JSON
 * ``{#}``     the task's number, from 1
-* ``{key}``   a key of that task's payload, ``{task_id}`` or ``{team}``
+* ``{key}``   a key of that task: of its payload, ``task_id``, ``team`` (or ``role``), ``priority``, ``timeout_s``
 
 Anything else between braces stays as it is (``awk '{print $1}'``, JSON, ``${HOME}`` of a shell), so a command needs
 no escapes; what is filled in is not looked at again. Strings go in plain, other values as JSON. The result is a list
@@ -54,8 +54,12 @@ def _fill(text: str, task: Task, quote: Callable[[str], str]) -> str:
             return quote(_checked(key, task.payload[key], task))
         if key == "task_id":
             return quote(task.task_id)
-        if key == "team" and task.team is not None:
+        if key in ("team", "role") and task.team is not None:
             return quote(task.team)
+        if key == "priority":
+            return task.priority
+        if key == "timeout_s" and task.timeout_s is not None:
+            return f"{task.timeout_s:g}"
         return match.group(0)
 
     return _BRACES.sub(value, text)

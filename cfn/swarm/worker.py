@@ -2,7 +2,7 @@
 
 It waits in one poll for its bell, its lifeline and its job; a heartbeat comes from that same loop, so it is proof. When its
 coordinator dies it removes its mailbox and ends everything in its process group. A result is sent before the process ends,
-without blocking: a full inbox is tried again until there is room.
+without blocking: a full inbox is tried again until there is room, a full file system for ``CFN_SEND_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cfn.swarm.agent import Job, Outcome
 from cfn.swarm.body import Body
 from cfn.swarm.capture import Output
 from cfn.swarm.loop import HANG_UP, Loop
+from cfn.swarm.patience import Patience
 from cfn.swarm.task import Result, Task
 
 if TYPE_CHECKING:
@@ -190,17 +191,21 @@ class Worker:
         )
 
     def _say(self, mailbox: Mailbox, type: str, payload: dict[str, object]) -> None:
+        patience = Patience(self._bus.settings.send_timeout)
         while True:
             try:
                 mailbox.send(
                     self._coordinator, type, payload, priority="high", timeout_s=0.0, run=self._run, term=self._term
                 )
                 return
-            except (InboxFull, BusFull):
-                if _hung_up(self._lifeline):
-                    self._die(mailbox)
-                mailbox.beat()
-                time.sleep(_RETRY_S)
+            except InboxFull:
+                pass  # our coordinator lives: it will read
+            except BusFull as refusal:
+                patience.bear(refusal)  # what it takes from its inbox makes room
+            if _hung_up(self._lifeline):
+                self._die(mailbox)
+            mailbox.beat()
+            time.sleep(_RETRY_S)
 
     def _die(self, mailbox: Mailbox) -> None:
         """Nobody is there for us any more: leave no mailbox and no process behind."""

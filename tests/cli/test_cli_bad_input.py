@@ -370,3 +370,44 @@ def test_too_few_descriptors(pair: Cfn, send: Callable[..., str], monkeypatch: p
             assert "ulimit -n" in done.stderr, (limit, done)
     assert set(codes) == {0, 6}, codes
     assert pair("count", "worker-1").out == f"{sent}\n"
+
+
+def test_a_run_on_a_full_tmpfs_waits_for_room_and_loses_no_agent(bus_dir: Path) -> None:
+    """Eight agents send 90 KB results through a bus of 1 MB: nobody dies of it, and nothing is lost."""
+    done = _in_tmpfs(
+        """
+        for n in $(seq 60); do echo '{}'; done |
+          cfn run --pool -j 8 --report /mnt/../tmp/report-$$ -- sh -c 'head -c 90000 /dev/zero | tr "\\0" x' |
+          grep -o '"status":"[a-z]*"' | sort | uniq -c
+        grep -o '"workers_lost": [0-9]*' /tmp/report-$$; rm /tmp/report-$$
+        """,
+        "size=1m",
+    )
+    assert done.stdout.split() == ["60", '"status":"ok"', '"workers_lost":', "0"], done
+    assert "Traceback" not in done.stderr, done
+
+
+def test_a_run_whose_bus_has_no_room_at_all_ends_with_its_reason(bus_dir: Path) -> None:
+    done = _in_tmpfs(
+        """
+        cfn bus init >/dev/null
+        dd if=/dev/zero of=/mnt/filler bs=4k 2>/dev/null || true
+        echo '{}' | cfn run -- true && exit 99 || echo "code $?"
+        """,
+        "size=1m",
+    )
+    assert done.stdout == "code 5\n", done
+    assert done.stderr.count("\n") == 1, done
+    assert "the file system of /mnt/bus" in done.stderr, done
+
+
+@POSIX_ONLY
+def test_a_run_with_too_few_descriptors_is_refused_before_it_starts(bus_dir: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -n 40; echo '{{}}' | {sys.executable} -m cfn run -- true"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (5, ""), done
+    assert done.stderr.count("\n") == 1, done
+    assert "ulimit -n" in done.stderr, done
+    assert not bus_dir.exists(), "nothing was started"

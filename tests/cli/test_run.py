@@ -259,6 +259,9 @@ def test_a_dry_run_prints_plan_and_commands_and_starts_nothing(shell: Shell, bus
     lines = ran.out.splitlines()
     assert lines[0] == "hybrid: 4 agents, 2 coordinators, 1 master: 7 processes in 2 levels"
     assert lines[1] == "team a: coord-a with 2 agents"
+    one = shell("run", "--dry-run", "--", "true", stdin=b"{}\n").out.splitlines()
+    assert one[0] == "hybrid: 1 agent, 1 coordinator, 1 master: 3 processes in 2 levels"
+    assert one[2] == "1 task, the first commands:"
     assert lines[-11:-1] == [f"  touch x{n}" for n in range(1, 11)]
     assert lines[-1] == "  ... and 2 more"
     assert not list(Path().glob("x*"))

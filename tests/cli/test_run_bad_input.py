@@ -53,7 +53,9 @@ def files(tmp_path: Path, bus_dir: Path) -> Path:
         (["--tasks", "t.jsonl", "--resume-failed", "--joblog", "log", "--", "true"], 2, ["'log'", "not a job log"]),
         (["--tasks", "t.jsonl", "--joblog", "no/such/log", "--", "true"], 2, ["no/such/log"]),
         (["--tasks", "t.jsonl", "--report", "no/such/r.json", "--", "true"], 2, ["no/such/r.json"]),
+        (["--tasks", "t.jsonl", "--report", "-", "--", "true"], 2, ["--report -", "--json"]),
         (["--tasks", "t.jsonl", "--results", "log", "--", "true"], 2, ["--results 'log'"]),
+        (["--tasks", "t.jsonl", "--results", "log/x", "--", "true"], 2, ["--results 'log/x'", "cannot be written"]),
         (["--tasks", "t.jsonl", "--cwd", "nowhere", "--", "true"], 2, ["--cwd 'nowhere'"]),
         (["--tasks", "t.jsonl", "--env", "NOT_SET_HERE", "--", "true"], 2, ["NOT_SET_HERE"]),
         (["--tasks", "t.jsonl", "--env", "=x", "--", "true"], 2, ["'=x'"]),
@@ -115,6 +117,13 @@ def test_a_limit_that_somebody_set_is_kept(shell: Shell) -> None:
 def test_a_task_for_a_team_that_is_not_there(shell: Shell) -> None:
     ran = shell("run", "--teams", "a,b", "--", "true", stdin=b'{"team":"c"}\n{"team":"a"}\n')
     ran.refused(2, "'c'", "a, b")
+    shell("run", "--teams", "a,b", "--", "true", stdin=b'{"team":"c"}\n').refused(2, "'c'", "a, b")
+
+
+def test_every_team_that_was_named_gets_an_agent(shell: Shell) -> None:
+    ran = shell("run", "--teams", "a,b,c", "--", "true", stdin=TWO)
+    assert (ran.code, len(ran.lines)) == (0, 2)
+    assert "3 agents, 3 coordinators" in ran.err
 
 
 def test_a_bus_that_is_a_link_is_refused(shell: Shell, bus_dir: Path, tmp_path: Path) -> None:

@@ -165,9 +165,15 @@ def test_a_halt_stops_at_the_first_or_nth_failure(shell: Shell, when: str) -> No
     ran = shell(
         "run", "--halt", when, "--topology", "flat", "--agents", "2", "--", "test", "{n}", "=", "0", stdin=given
     )
-    assert ran.code in (1, 4)
+    assert ran.code == 4
     assert len(ran.lines) < 20
     assert "the run was halted (--halt)" in ran.err
+
+
+def test_a_halt_that_cancels_all_the_rest_is_partial_too(shell: Shell) -> None:
+    ran = shell("run", "-q", "--halt", "now", *FLAT, "--shell", "--", "sleep {n}; false", stdin=b'{"n":0}\n{"n":60}\n')
+    assert sorted(line["status"] for line in ran.lines) == ["cancelled", "failed"]
+    assert ran.code == 4
 
 
 def test_never_halting_is_the_default(shell: Shell) -> None:

@@ -187,3 +187,34 @@ def test_a_lost_coordinator_deep_in_a_tree_is_told_to_the_master(
     assert {r.status for r in results if r.team == "a"} == {"lost"}
     assert len(results) == 8
     nothing_left(run.run_id)
+
+
+def test_a_run_leaves_no_word_of_its_own_among_the_dead_letters(bus_root: str, swarm_settings: Settings) -> None:
+    """ "cancel" to a worker that has just left is no letter that anybody must look at; what others wrote is kept."""
+    with FileBus(bus_root, swarm_settings) as bus:
+        master = bus.register("r1.master")
+        stranger = bus.register("stranger")
+        for worker in ("r1.w001", "r1.w002", "r12.w001"):
+            bus.register(worker)
+            master.send(worker, "cancel", {}, priority="control")
+        stranger.send("r1.w002", "cancel", {}, priority="control")
+        master.send("r1.w002", "task", {})
+        for worker in ("r1.w001", "r1.w002", "r12.w001"):
+            bus.remove(worker)
+        bus.forget_control("r1")
+        kept = [(letter.agent, letter.sender, letter.message.type) for letter in bus.dead() if letter.message]
+        assert sorted(kept) == [
+            ("r1.w002", "r1.master", "task"),
+            ("r1.w002", "stranger", "cancel"),
+            ("r12.w001", "r1.master", "cancel"),
+        ]
+        for letter in bus.dead():
+            os.unlink(os.path.join(bus.root, ".cfn", "dead", letter.letter))
+        for _ in range(3):
+            with Swarm(command=["true"], agents=4, topology="flat", pool=True, settings=swarm_settings).run(
+                [Task(task_id=f"t{n}") for n in range(200)]
+            ) as run:
+                next(run)
+                run.cancel()
+                list(run)
+        assert bus.dead() == []

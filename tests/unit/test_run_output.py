@@ -203,3 +203,13 @@ def test_an_early_end_is_said_with_what_is_missing(ended: str, said: str) -> Non
     lines = list(summary.lines(report(ended=ended, deadline_s=5.0, missing=[{"task_id": "t9", "reason": "not given"}])))
     assert "missing: t9: not given" in lines
     assert said in lines[-1]
+
+
+def test_tasks_that_nobody_can_name_have_no_name() -> None:
+    lines = list(summary.lines(report(missing=[{"task_id": None, "reason": "the master died; 9 tasks"}])))
+    assert "missing: the master died; 9 tasks" in lines
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.004, "0.004"), (61.1, "61.1"), (4500060.0, "4500060"), (100, "100")])
+def test_seconds_are_written_without_an_exponent(seconds: float, text: str) -> None:
+    assert summary.plain(seconds) == text

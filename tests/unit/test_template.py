@@ -61,6 +61,9 @@ def test_what_is_filled_in_is_not_looked_at_again() -> None:
 def test_a_payload_key_wins_over_the_tasks_own() -> None:
     assert fill(["{team}"], task(team="from-payload")) == ["from-payload"]
     assert fill(["{team}"], Task(task_id="x")) == ["{team}"]
+    full = Task(task_id="x", team="red", priority="high", timeout_s=1.5)
+    assert fill(["{role} {priority} {timeout_s}"], full) == ["red high 1.5"]
+    assert fill(["{role} {priority} {timeout_s}"], Task(task_id="x")) == ["{role} normal {timeout_s}"]
 
 
 def test_without_a_shell_nothing_is_interpreted() -> None:
