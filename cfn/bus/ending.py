@@ -119,8 +119,5 @@ def _empty(bus: FileBus, path: str, folder: str, agent: str, reason: str) -> Non
 def _grave(bus: FileBus, folder: str, text: str, reason: str) -> str:
     if folder == "dead":
         return text
-    name = names.parse(text)
-    if folder == "claimed":
-        claim = names.parse_claimed(text)
-        name = claim.name if claim else None
+    name = names.parse_in(folder, text)
     return names.malformed(text, bus.now()) if name is None else names.dead(name, reason)

@@ -239,7 +239,7 @@ class FileBus:
                 for text in sorted(folders[part].names()):
                     if len(out) >= limit:
                         break
-                    name = _name_in(box, text)
+                    name = names.parse_in(box, text)
                     if name is not None:
                         with contextlib.suppress(FileNotFoundError, BadMessage):
                             out += read_messages(folders, part, text, name, self.settings.max_message_bytes)
@@ -304,16 +304,6 @@ class FileBus:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _name_in(box: str, text: str) -> names.Name | None:
-    if box == "claimed":
-        claim = names.parse_claimed(text)
-        return claim.name if claim else None
-    if box == "dead":
-        grave = names.parse_dead(text)
-        return grave.name if grave else None
-    return names.parse(text)
 
 
 def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:

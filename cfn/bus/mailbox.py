@@ -34,7 +34,7 @@ from cfn.bus.files import Folder, Lock, full
 from cfn.bus.names import Name
 from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
-from cfn.bus.sequences import Sequences
+from cfn.bus.sequences import Sequences, spans
 from cfn.bus.transitions import AgentFolders
 from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
 from cfn.message import Lane, Message, encode
@@ -410,7 +410,7 @@ class FileMailbox:
         before = self._queue[-1]
         self._relist(folder)
         missing = set(range(hole[0], hole[1] + 1)) - self._numbers_present(name.stream)
-        for first, last in _spans(missing):
+        for first, last in spans(missing):
             self._sequences.add(name.stream, first, last - first + 1)
             self.gaps += last - first + 1
             if self.bus.observers:
@@ -425,7 +425,7 @@ class FileMailbox:
         found: set[int] = set()
         for place in ("control", "inbox", "claimed", "dead"):
             for text in self._list(self._folder(place)):
-                name = _any_name(place, text)
+                name = names.parse_in(place, text)
                 if name is not None and name.stream == stream:
                     found.update(range(name.seq, name.seq + (name.count or 1)))
         return found
@@ -546,24 +546,3 @@ class FileMailbox:
             f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it",
             agent=self.agent,
         )
-
-
-def _any_name(place: str, text: str) -> Name | None:
-    if place == "claimed":
-        claim = names.parse_claimed(text)
-        return claim.name if claim else None
-    if place == "dead":
-        grave = names.parse_dead(text)
-        return grave.name if grave else None
-    return names.parse(text)
-
-
-def _spans(numbers: set[int]) -> list[tuple[int, int]]:
-    """Sorted runs of consecutive numbers, as (first, last)."""
-    out: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if out and number == out[-1][1] + 1:
-            out[-1] = (out[-1][0], number)
-        else:
-            out.append((number, number))
-    return out

@@ -23,7 +23,7 @@ from cfn.swarm.census import living_agents, memory_bytes
 from cfn.swarm.coordinator import Coordinator
 from cfn.swarm.crew import Work
 from cfn.swarm.runs import RunFolder
-from cfn.swarm.task import Report, Result, Task, TeamReport
+from cfn.swarm.task import Report, Task, TeamReport
 from cfn.swarm.topology import Plan
 
 if TYPE_CHECKING:
@@ -196,9 +196,6 @@ class Master(Coordinator):
         )
 
     # ------------------------------------------------------------ results
-
-    def _final(self, result: Result) -> None:
-        self._up.append(result)
 
     def deliver(self) -> None:
         """Into the ledger: the first result of an id counts."""
