@@ -67,7 +67,7 @@ def test_the_deadline_holds_for_what_a_halt_let_run(swarm_settings: Settings, no
         raise ValueError
 
     swarm = Swarm(
-        function=body, topology="flat", agents=2, halt=("soon", 1), deadline_s=1.0, settings=swarm_settings
+        function=body, topology="flat", agents=2, halt=("soon", 1), deadline_s=4.0, settings=swarm_settings
     )  # fmt: skip
     with swarm.run([Task(task_id="bad"), Task(task_id="long")]) as run:
         until(lambda: bool(run.report or (run.poll(0.1) and run.report)), FAR_S)
