@@ -37,7 +37,9 @@ class Capabilities:
 
 
 def probe(folder: str, without: Collection[str] = ()) -> Capabilities:
-    """Find out what works in `folder` (which must be writable). 60 µs on tmpfs."""
+    """Find out what works in `folder` (which must be writable). 60 µs on tmpfs. Raises OSError when that cannot be learned
+    now (no room, no descriptor): an agent without a lock would count as dead to all who have locks.
+    """
     return Capabilities(
         dir_fd="dir_fd" not in without and _dir_fd_works(),
         lock=_lock_kind(folder, without),
@@ -76,18 +78,13 @@ def _lock_kind(folder: str, without: Collection[str]) -> LockKind:
     if sys.platform == "win32":
         return "msvcrt"
     path = os.path.join(folder, f"probe-{os.getpid()}-{os.urandom(4).hex()}.lock")
-    try:
-        first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return "none"
+    first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     second = -1
     try:
         second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         if "ofd" not in without and _ofd_excludes(first, second):
             return "ofd"
         return "flock" if _flock_excludes(first, second) else "none"
-    except OSError:
-        return "none"
     finally:
         os.close(first)
         if second >= 0:

@@ -41,6 +41,17 @@ def microseconds(seconds: float, what: str) -> int:
     return int(seconds * 1e6)
 
 
+#: A claim that is held until later than this was made by another clock (another boot): it counts as over.
+LONGEST_LEASE_S = 7 * 24 * 3600
+
+
+def lease_us(seconds: float) -> int:
+    """The length of a lease, in µs. Raises: UsageError."""
+    if not 0 <= seconds <= LONGEST_LEASE_S:
+        raise UsageError(f"lease_s={seconds!r} must be a number of seconds from 0 to {LONGEST_LEASE_S} (a week)")
+    return int(seconds * 1e6)
+
+
 def check_box(box: str) -> None:
     """Raises: UsageError. A box is the name of a folder: nothing else may become one."""
     if box not in BOXES:

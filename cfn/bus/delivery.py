@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cfn.bus import names
-from cfn.bus.compose import BATCH_FACTOR, check_reason, microseconds
+from cfn.bus.compose import BATCH_FACTOR, check_reason, lease_us, microseconds
 from cfn.bus.events import Acked, Buried, Released
 from cfn.bus.files import NotAFile
 from cfn.bus.names import AGING_US, LANE, Claim, Name
@@ -73,8 +73,7 @@ class FileDelivery:
             self._bus.announce(Acked(self._folders.agent, self._bus.now(), self._text))
 
     def renew(self, lease_s: float | None = None) -> None:
-        lease_us = microseconds(self._bus.settings.lease if lease_s is None else lease_s, "lease_s")
-        deadline = self._bus.now() + lease_us
+        deadline = self._bus.now() + lease_us(self._bus.settings.lease if lease_s is None else lease_s)
         text = self._folders.renew(self._text, self._claim, deadline)
         if self._held is not None:
             self._held.pop(self._text, None)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cfn.bus.filebus import FileBus
 
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_TRIES = 1000  # at a folder into which somebody keeps writing: each try may find one more file
 
 
 def end_mailbox(bus: FileBus, agent: str, reason: str) -> bool:
@@ -48,10 +49,12 @@ def finish(bus: FileBus, gone: str, agent: str, reason: str) -> None:
     for folder in FOLDERS:
         path = os.path.join(gone, folder)
         if folder == "tmp":
-            shutil.rmtree(path, ignore_errors=True)  # unfinished writes: their sends never returned
+            for epoch in _names(path):
+                discard(os.path.join(path, epoch))
+            discard(path)
         else:
             _empty(bus, path, folder, agent, reason)
-    for name in os.listdir(gone):
+    for name in _names(gone):
         path = os.path.join(gone, name)
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)  # not ours, and in the way
@@ -60,6 +63,38 @@ def finish(bus: FileBus, gone: str, agent: str, reason: str) -> None:
                 os.unlink(path)
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(gone)
+
+
+def discard(path: str) -> None:
+    """Remove a folder below tmp/: unfinished writes, whose sends never returned.
+
+    The closed flag comes first: a sender whose file vanishes must not take that for a rename that got through.
+    """
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)  # a stray: neither followed nor opened
+            return
+        os.chmod(path, stat.S_IRWXU | CLOSED)
+    except FileNotFoundError:
+        return
+    for _ in range(_TRIES):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass  # it, or a file in it that moved on
+        except OSError as error:
+            if error.errno not in _NOT_EMPTY:
+                raise
+        if not os.path.lexists(path):
+            return
+
+
+def _names(path: str) -> list[str]:
+    """What is in a folder that another one may be removing too."""
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
 
 
 def _empty(bus: FileBus, path: str, folder: str, agent: str, reason: str) -> None:
@@ -76,7 +111,7 @@ def _empty(bus: FileBus, path: str, folder: str, agent: str, reason: str) -> Non
             os.chmod(path, stat.S_IRWXU | CLOSED)
         graves = os.path.join(bus.dead_dir, agent)
         os.makedirs(graves, mode=0o700, exist_ok=True)
-        for text in os.listdir(path):
+        for text in _names(path):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(os.path.join(path, text), os.path.join(graves, _grave(bus, folder, text, reason)))
 
@@ -84,8 +119,5 @@ def _empty(bus: FileBus, path: str, folder: str, agent: str, reason: str) -> Non
 def _grave(bus: FileBus, folder: str, text: str, reason: str) -> str:
     if folder == "dead":
         return text
-    name = names.parse(text)
-    if folder == "claimed":
-        claim = names.parse_claimed(text)
-        name = claim.name if claim else None
+    name = names.parse_in(folder, text)
     return names.malformed(text, bus.now()) if name is None else names.dead(name, reason)

@@ -66,7 +66,10 @@ class FileBus:
         self.gone_dir = os.path.join(self._meta, "gone")
         self.ids_dir = os.path.join(self._meta, "ids")
         facts = _open_or_make(self.root, self._meta, create)
-        self.caps = capabilities.probe(self.new_dir, self.settings.without)
+        try:
+            self.caps = capabilities.probe(self.new_dir, self.settings.without)
+        except OSError as error:
+            raise full(error, f"cannot open the bus at {self.root}") from error
         self.depth = DepthRule(*facts["depth_rule"]) if self.caps.fast_depth else DepthRule(0, 0)
         self.id: str = facts["id"]
         self.now = clock or _clock(facts)
@@ -93,7 +96,12 @@ class FileBus:
         Steps: `prepare`, ``mailbox.leave_to_child(parent)``, fork, then ``mailbox.adopt()`` in the child and ``mailbox.hand_over()``
         in the parent. Registering in the warm parent costs 0.1 ms; in the child it would copy a megabyte of pages first.
         """
-        return self.reborn().register(agent, **who)
+        bus = self.reborn()
+        try:
+            return bus.register(agent, **who)
+        except BaseException:
+            bus.close()
+            raise
 
     def adopt(self) -> None:
         self._pid = os.getpid()
@@ -134,11 +142,20 @@ class FileBus:
             "max_inbox": self.settings.max_inbox if max_inbox is None else max_inbox,
         }
         epoch, alive, fresh = registry.enter(self, agent, attended, who)
-        mailbox = self._mailbox(
-            agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
-        )
+        try:
+            mailbox = self._mailbox(
+                agent, epoch, alive=alive, attended=attended, fresh=fresh, ordered=attended and not shared
+            )
+        except BaseException:
+            if alive is not None:
+                alive.close()  # or nobody could register this agent while this process lives
+            raise
         if not fresh:
-            sweep_agent(self, mailbox.folders, of_all=True)  # who was replaced holds nothing any more
+            try:
+                self.sweep_agent(mailbox.folders, of_all=True)  # who was replaced holds nothing any more
+            except BaseException:
+                mailbox.close()
+                raise
         if self.observers:
             self.announce(Registered(agent, self.now(), epoch))
         return mailbox
@@ -150,9 +167,9 @@ class FileBus:
     def _mailbox(
         self, agent: str, epoch: int, *, alive: Any, attended: bool, fresh: bool, ordered: bool
     ) -> FileMailbox:
-        # an ephemeral holder has no lock file: its claims outlive its process and are judged by their lease
-        holder = self.writer.prove() if attended else os.urandom(5).hex()
         try:
+            # an ephemeral holder has no lock file: its claims outlive its process and are judged by their lease
+            holder = self.writer.prove() if attended else os.urandom(5).hex()
             mailbox = FileMailbox(
                 self, self.folders(agent), epoch, alive=alive, holder=holder, fresh=fresh, ordered=ordered
             )
@@ -183,6 +200,8 @@ class FileBus:
         try:
             with os.scandir(self.root) as entries:
                 return sorted(entry.name for entry in entries if is_agent_id(entry.name) and entry.is_dir())
+        except FileNotFoundError:
+            return []  # the bus was removed, and everybody with it
         except OSError as error:
             raise full(error, "cannot list the bus") from error
 
@@ -220,7 +239,7 @@ class FileBus:
                 for text in sorted(folders[part].names()):
                     if len(out) >= limit:
                         break
-                    name = _name_in(box, text)
+                    name = names.parse_in(box, text)
                     if name is not None:
                         with contextlib.suppress(FileNotFoundError, BadMessage):
                             out += read_messages(folders, part, text, name, self.settings.max_message_bytes)
@@ -252,9 +271,12 @@ class FileBus:
     def sweep(self, *, dead_agents: bool = False) -> Swept:
         return sweep_bus(self, dead_agents)
 
-    def sweep_agent(self, folders: AgentFolders) -> Swept:
-        """Return the claims of one mailbox whose lease or holder is gone."""
-        return sweep_agent(self, folders)
+    def sweep_agent(self, folders: AgentFolders, *, of_all: bool = False) -> Swept:
+        """Return the claims of one mailbox whose lease or holder is gone; `of_all`: every claim. Raises: BusFull."""
+        try:
+            return sweep_agent(self, folders, of_all=of_all)
+        except OSError as error:
+            raise full(error, f"cannot sweep the mailbox of {folders.agent!r}") from error
 
     # ------------------------------------------------------------ observers, end
 
@@ -268,26 +290,20 @@ class FileBus:
     def close(self) -> None:
         if os.getpid() != self._pid:
             return  # a forked child: the mailboxes and the lock are its parent's
-        for mailbox in self._mailboxes:
+        for mailbox in list(self._mailboxes):
             mailbox.close()
-        self._mailboxes.clear()
         self.writer.close()
+
+    def forget(self, mailbox: FileMailbox) -> None:
+        """It has ended: a bus that lives for long must not keep all that ever were."""
+        with contextlib.suppress(ValueError):
+            self._mailboxes.remove(mailbox)
 
     def __enter__(self) -> FileBus:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _name_in(box: str, text: str) -> names.Name | None:
-    if box == "claimed":
-        claim = names.parse_claimed(text)
-        return claim.name if claim else None
-    if box == "dead":
-        grave = names.parse_dead(text)
-        return grave.name if grave else None
-    return names.parse(text)
 
 
 def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
@@ -300,7 +316,8 @@ def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
         except FileNotFoundError:
             if not create:
                 raise UnfitPlace(f"no bus at {root}; `cfn bus init` makes one", path=root) from None
-            _make(root, meta)
+            if not _make(root, meta) and not path.exists():
+                raise UnfitPlace(f"{path} is missing; `cfn bus clean` removes a broken bus", path=root) from None
         except (ValueError, OSError) as error:
             raise UnfitPlace(
                 f"{path} cannot be read ({error}); `cfn bus clean` removes a broken bus", path=root
@@ -316,7 +333,8 @@ def _open_or_make(root: str, meta: str, create: bool) -> dict[str, Any]:
     return facts
 
 
-def _make(root: str, meta: str) -> None:
+def _make(root: str, meta: str) -> bool:
+    """Make it; False when something was there first."""
     part = os.path.join(root, f".cfn-new-{os.urandom(5).hex()}")
     try:
         os.mkdir(part, 0o700)
@@ -338,6 +356,8 @@ def _make(root: str, meta: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
         if not os.path.isdir(meta):  # else another process was first
             raise full(error, f"cannot make a bus at {root}") from error
+        return False
+    return True
 
 
 def _after_reboot(path: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Folder:
         if fd is not None and fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        """As a file object: who lets go of a folder (a redeemed delivery, a letter put back) need not close it."""
+        if getattr(self, "fd", None) is not None:
+            self.close()
+
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if self.fd is None else name
 
@@ -99,11 +104,11 @@ class Folder:
         return found
 
     def gone(self) -> bool:
+        """Whether it was removed, or is being removed: what is missing in it then says nothing."""
         try:
-            self.stat()
+            return bool(self.stat().st_mode & CLOSED)
         except FileNotFoundError:
             return True
-        return False
 
     def create(self, name: str, data: bytes) -> None:
         """Write a new file. On failure nothing is left under that name."""

@@ -25,6 +25,7 @@ from cfn.bus.compose import (
     compose,
     encode_batch,
     expires_at,
+    lease_us,
     microseconds,
 )
 from cfn.bus.delivery import FileDelivery, read_messages
@@ -33,7 +34,7 @@ from cfn.bus.files import Folder, Lock, full
 from cfn.bus.names import Name
 from cfn.bus.protocol import Delivery, Draft, Reason
 from cfn.bus.sending import Sender
-from cfn.bus.sequences import Sequences
+from cfn.bus.sequences import Sequences, spans
 from cfn.bus.transitions import AgentFolders
 from cfn.errors import BadMessage, Fenced, LeaseLost, NoReply, UsageError
 from cfn.message import Lane, Message, encode
@@ -224,6 +225,7 @@ class FileMailbox:
         self, timeout_s: float = 0.0, limit: int = 1, *, lease_s: float | None = None, control_only: bool = False
     ) -> list[Delivery]:
         lease = self.bus.settings.lease if lease_s is None else lease_s
+        lease_us(lease)
         end: float | None = None
         pause_s = 0.001
         while True:
@@ -340,7 +342,7 @@ class FileMailbox:
 
     def _take(self, folder: Folder, text: str, name: Name, lease_s: float) -> FileDelivery | None:
         """Claim and read one; None when another took it or it was buried."""
-        deadline = self.bus.now() + int(lease_s * 1e6)
+        deadline = self.bus.now() + lease_us(lease_s)
         try:
             claimed = self.folders.claim(folder, text, self._holder, deadline)
         except OSError as error:
@@ -408,7 +410,7 @@ class FileMailbox:
         before = self._queue[-1]
         self._relist(folder)
         missing = set(range(hole[0], hole[1] + 1)) - self._numbers_present(name.stream)
-        for first, last in _spans(missing):
+        for first, last in spans(missing):
             self._sequences.add(name.stream, first, last - first + 1)
             self.gaps += last - first + 1
             if self.bus.observers:
@@ -423,7 +425,7 @@ class FileMailbox:
         found: set[int] = set()
         for place in ("control", "inbox", "claimed", "dead"):
             for text in self._list(self._folder(place)):
-                name = _any_name(place, text)
+                name = names.parse_in(place, text)
                 if name is not None and name.stream == stream:
                     found.update(range(name.seq, name.seq + (name.count or 1)))
         return found
@@ -450,10 +452,13 @@ class FileMailbox:
 
     def beat(self) -> None:
         self._beat_at = now = self.bus.now()
+        self._utime(now)
+
+    def _utime(self, at: int) -> None:
         if self._alive is not None:
             target: int | str = self._alive.fd if os.utime in os.supports_fd else self._alive.path
             with contextlib.suppress(OSError):
-                os.utime(target, ns=(now * 1000, now * 1000))
+                os.utime(target, ns=(at * 1000, at * 1000))
 
     def _beat_if_due(self) -> None:
         if self.bus.now() - self._beat_at >= self.bus.settings.heartbeat * 1e6:
@@ -466,16 +471,19 @@ class FileMailbox:
             self.bus.sweep_agent(self.folders)
 
     def close(self) -> None:
+        if self._closed:
+            return
         for delivery in list(self._held.values()):
             with contextlib.suppress(LeaseLost, OSError):
                 delivery.release()
         self.detach()
 
     def detach(self) -> None:
+        if self._closed:
+            return  # what has its name now is another's
         self._end()
         if self._alive is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._alive.path, ns=(0, 0))  # says "left" where no lock can be asked
+            self._utime(0)  # says "left" where no lock can be asked
             self._alive.close()
 
     def remove(self, reason: Reason = "agent-gone") -> None:
@@ -502,6 +510,7 @@ class FileMailbox:
 
     def _end(self) -> None:
         self._closed = True
+        self.bus.forget(self)
         self._held.clear()
         self._sender.close()
         self.folders.close()
@@ -537,24 +546,3 @@ class FileMailbox:
             f"the mailbox of {self.agent!r} was replaced or removed; this process may no longer use it",
             agent=self.agent,
         )
-
-
-def _any_name(place: str, text: str) -> Name | None:
-    if place == "claimed":
-        claim = names.parse_claimed(text)
-        return claim.name if claim else None
-    if place == "dead":
-        grave = names.parse_dead(text)
-        return grave.name if grave else None
-    return names.parse(text)
-
-
-def _spans(numbers: set[int]) -> list[tuple[int, int]]:
-    """Sorted runs of consecutive numbers, as (first, last)."""
-    out: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if out and number == out[-1][1] + 1:
-            out[-1] = (out[-1][0], number)
-        else:
-            out.append((number, number))
-    return out

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 from cfn import settings as settings_module
 from cfn.bus.clock import bus_clock, new_offset_us
-from cfn.bus.compose import check_box, check_reason, microseconds
+from cfn.bus.compose import check_box, check_reason, lease_us
 from cfn.bus.events import Buried, Event, Observer, Registered, Released, Removed
 from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_mailbox import MemoryMailbox
@@ -247,7 +247,7 @@ class MemoryBus:
             observer(event)
 
     def lease_us(self, lease_s: float | None) -> int:
-        return microseconds(self.settings.lease if lease_s is None else lease_s, "lease_s")
+        return lease_us(self.settings.lease if lease_s is None else lease_s)
 
     def claim(self, box: Box, parcel: Parcel, holder: MemoryMailbox, lease_us: int) -> str:
         """Lease it; returns the name of the claim."""

@@ -21,6 +21,7 @@ from cfn.bus.memory_delivery import MemoryDelivery
 from cfn.bus.memory_store import Box, Parcel, Shelf, span
 from cfn.bus.names import AGING_US, LETTER, Name
 from cfn.bus.protocol import Delivery, Draft, Reason
+from cfn.bus.sequences import spans
 from cfn.errors import Fenced, InboxFull, NoReply, UsageError
 from cfn.message import Lane, Message, check_agent_id, encode
 
@@ -250,7 +251,7 @@ class MemoryMailbox:
                 here.update(span(grave.parcel.name))
         missing = [number for number in range(first, last + 1) if number not in here]
         self.gaps += len(missing)
-        for gap_first, gap_last in runs(missing):
+        for gap_first, gap_last in spans(missing):
             self._bus.announce(GapFound(self.agent, self._bus.now(), name.sender, gap_first, gap_last))
 
     # ---------------------------------------------------------------- doorbell, life
@@ -332,14 +333,3 @@ class MemoryMailbox:
             left = min(left, max((ready_at - self._bus.now()) / 1e6, 0.0005))
         self._bus.turn.wait(left)
         return True
-
-
-def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as (first, last) of what is adjacent."""
-    out: list[tuple[int, int]] = []
-    for number in numbers:
-        if out and number == out[-1][1] + 1:
-            out[-1] = (out[-1][0], number)
-        else:
-            out.append((number, number))
-    return out

@@ -144,6 +144,17 @@ def parse_dead(text: str) -> Grave | None:
     return None if name is None else Grave(parts[-1], name)
 
 
+def parse_in(folder: str, text: str) -> Name | None:
+    """The message's name in any folder; None where it is outside the grammar of that folder."""
+    if folder == "claimed":
+        claim = parse_claimed(text)
+        return claim.name if claim else None
+    if folder == "dead":
+        grave = parse_dead(text)
+        return grave.name if grave else None
+    return parse(text)
+
+
 def _split(text: str) -> tuple[str, str | None]:
     if text.endswith(".json"):
         return text[:-5], ".json"

@@ -17,10 +17,11 @@ import shutil
 import socket
 from typing import TYPE_CHECKING, Any
 
+from cfn.bus.ending import discard
 from cfn.bus.files import Lock, full, lock_held
 from cfn.bus.protocol import AgentInfo
 from cfn.bus.transitions import FOLDERS
-from cfn.errors import AgentExists, AgentGone
+from cfn.errors import AgentExists, AgentGone, CfnError, UnfitPlace
 from cfn.message import dump_json
 
 if TYPE_CHECKING:
@@ -43,8 +44,13 @@ def enter(bus: FileBus, agent: str, attended: bool, who: dict[str, Any]) -> tupl
             taken = _take_again(bus, agent, attended, who)
             if taken is not None:
                 return (*taken, False)
+            if os.path.isdir(bus.agent_path(agent)) and not os.path.exists(f"{bus.agent_path(agent)}/agent.json"):
+                raise UnfitPlace(
+                    f"{bus.agent_path(agent)} is in the way: a folder without agent.json is no agent's; remove it",
+                    path=bus.agent_path(agent),
+                )
     except OSError as error:
-        if isinstance(error, AgentExists):
+        if isinstance(error, CfnError):
             raise
         raise full(error, f"cannot register {agent!r}") from error
 
@@ -100,20 +106,33 @@ def _take_again(bus: FileBus, agent: str, attended: bool, who: dict[str, Any]) -
         )
     try:
         old = read_record(path)
-        epoch = int(old["epoch"]) + 1
+        epoch = _next_epoch(path, int(old["epoch"]))
         who = {**who, "made_at": old["made_at"]}
-        os.mkdir(f"{path}/tmp/{epoch}", 0o700)
         part = f"{path}/tmp/{epoch}/agent.json"
-        _write(part, _record(bus, agent, epoch, attended, who))
-        os.replace(part, f"{path}/agent.json")
-        for entry in os.listdir(f"{path}/tmp"):
-            if entry != str(epoch):
-                shutil.rmtree(f"{path}/tmp/{entry}", ignore_errors=True)  # fences the old incarnation
-    except FileNotFoundError:
+        while (
+            int(read_record(path)["epoch"]) < epoch
+        ):  # again where two ephemeral ones wrote at once: the later one stays
+            _write(part, _record(bus, agent, epoch, attended, who))
+            os.replace(part, f"{path}/agent.json")
+            for entry in os.listdir(f"{path}/tmp"):
+                if entry.isdigit() and int(entry) < epoch:
+                    discard(f"{path}/tmp/{entry}")  # fences the old incarnation
+    except BaseException as error:
         if lock is not None:
             lock.close()
-        return None
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise
     return epoch, lock
+
+
+def _next_epoch(path: str, last: int) -> int:
+    """Its tmp/ is made: the first number after `last` that no one used, also not one that died while it registered."""
+    while True:
+        last += 1
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{path}/tmp/{last}", 0o700)
+            return last
 
 
 def _lock_alive(bus: FileBus, path: str, attended: bool) -> Lock | None:

@@ -135,7 +135,10 @@ class Sender:
             number = self.next_sequence(to)
             outlet = self._outlets[to]
             data = make(number)
-            name = self._name(lane, number, count, delay_us)
+            try:
+                name = self._name(lane, number, count, delay_us)
+            except OSError as error:  # of the writer's lock, taken with the first message
+                raise full(error, f"cannot send to {to!r}") from error
             if self._commit(outlet, outlet.control if lane == "control" else outlet.inbox, name, data):
                 self._stream.numbers[to] = (outlet.made_at, number + (count or 1))
                 outlet.ring()

@@ -5,7 +5,7 @@ A receiver remembers explicitly; it never infers "all up to N". In order, a stre
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 
 class Sequences:
@@ -47,3 +47,14 @@ class Sequences:
             else:
                 merged.append(span)
         spans[:] = merged
+
+
+def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, in order, as (first, last)."""
+    out: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if out and number == out[-1][1] + 1:
+            out[-1] = (out[-1][0], number)
+        else:
+            out.append((number, number))
+    return out

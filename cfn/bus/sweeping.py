@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from cfn.bus import ending, names
+from cfn.bus.compose import LONGEST_LEASE_S
 from cfn.bus.events import Buried, Released
 from cfn.bus.protocol import Swept
 from cfn.bus.registry import info
@@ -22,7 +23,8 @@ from cfn.errors import AgentGone, LeaseLost
 if TYPE_CHECKING:
     from cfn.bus.filebus import FileBus
 
-_LONGEST_LEASE_US: Final = 7 * 24 * 3600 * 1_000_000  # a week: a deadline beyond that was written by another clock
+#: With some slack: the lease was measured from the claim.
+_LONGEST_LEASE_US: Final = (LONGEST_LEASE_S + 60) * 1_000_000
 
 
 def sweep_agent(

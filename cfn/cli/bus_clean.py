@@ -88,7 +88,9 @@ def _living_writers(root: str) -> int:
     from cfn.bus.files import lock_held
 
     folder = os.path.join(root, ".cfn", "w")
-    kind = probe(folder).lock
+    kind = probe(
+        os.path.join(root, ".cfn", "new")
+    ).lock  # a sweep would take what a probe leaves in w/ for a dead writer
     living = 0
     for name in os.listdir(folder):
         try:

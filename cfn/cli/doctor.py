@@ -137,7 +137,11 @@ def _locks(plan: Plan) -> Iterator[Line]:
 
     if not os.path.isdir(plan.root) or not os.access(plan.root, os.W_OK):
         return  # the bus is not made yet: its folder's checks say what there is to say
-    found = probe(plan.root, plan.settings.without)
+    try:
+        found = probe(plan.root, plan.settings.without)
+    except OSError as error:
+        yield Line("locks", "bad", f"they could not be tried: {error.strerror}", "free space, or raise ulimit -n")
+        return
     missing = [name for name, works in (("doorbell", found.doorbell), ("dir_fd", found.dir_fd)) if not works]
     if found.lock == "none":
         yield Line(

@@ -31,6 +31,8 @@ _POOL_PREFETCH: Final = 16  # a pool's worker is done in less time than that way
 _BATCH: Final = 100
 #: How often an external coordinator's lock is asked; a forked one's death is told by the kernel.
 _LOOK_S: Final = 0.1
+#: Words after which a coordinator leaves: who was not there yet when one was said hears it when it comes.
+_ENDS: Final = frozenset({"stop", "drain", "cancel"})
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Branches:
         self._term = term
         self.all = {f"{run}.{node.name}": Branch(f"{run}.{node.name}", node) for node in nodes}
         self._by_pid: dict[int, Branch] = {}
+        self._end: str | None = None  # the last word of _ENDS
         self._looked_at = 0.0
         self._steady_since = self._ticked_at = time.monotonic()
         self._lateness = Lateness(bus.settings.heartbeat)
@@ -102,6 +105,8 @@ class Branches:
         branch = self.all.get(agent)
         if branch is not None:
             branch.up = True
+            if self._end is not None:
+                self.say(branch, self._end, {})
         return branch
 
     def meet(self) -> None:
@@ -165,6 +170,8 @@ class Branches:
         """A forked coordinator is reaped. Whether it was one of ours."""
         branch = self._by_pid.pop(child.pid, None)
         if branch is not None:
+            if child.code == 0 and self._end is not None:
+                branch.gone = True  # as asked, but its goodbye found no room
             self._bury(branch)
         return branch is not None
 
@@ -204,9 +211,14 @@ class Branches:
     # ------------------------------------------------------------ the end
 
     def tell(self, type: str) -> None:
-        """The same word to all of them."""
+        """The same word to all of them. Nobody waits for the end of those that never joined."""
+        if type in _ENDS:
+            self._end = type
         for branch in self.living:
-            self.say(branch, type, {})
+            if self._end is not None and branch.child is None and not branch.up:
+                branch.gone = True
+            else:
+                self.say(branch, type, {})
 
     def say(self, branch: Branch, type: str, payload: dict[str, Any]) -> None:
         send = partial(
@@ -220,7 +232,11 @@ class Branches:
                 patiently(self._mailbox, self._bus.settings.send_timeout, send)
 
     def left(self, agent: str) -> None:
-        """It said goodbye: its end is no loss."""
+        """It said goodbye: its end is no loss, unless nobody asked for it."""
         branch = self.all.get(agent)
-        if branch is not None:
+        if branch is None or branch.gone:
+            return
+        if self._end is None:
+            self._bury(branch)
+        else:
             branch.gone = True

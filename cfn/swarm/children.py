@@ -145,13 +145,13 @@ def _end_with_parent() -> None:
 
 
 def _read_exactly(fd: int, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
         more = os.read(fd, size - len(data))
         if not more:
             os._exit(1)  # the parent died while it told us what to do
         data += more
-    return data
+    return bytes(data)
 
 
 def reap(children: dict[int, Child]) -> list[Child]:
@@ -186,7 +186,14 @@ def reap_only(children: dict[int, Child]) -> list[Child]:
         if child.popen is not None:
             code = child.popen.poll()
         else:
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+            except (
+                ChildProcessError
+            ):  # the program ignores SIGCHLD or reaps all its children: it ended, nobody knows how
+                child.reaped(0)
+                ended.append(children.pop(child.pid))
+                continue
             code = os.waitstatus_to_exitcode(status) if pid else None
         if code is not None:
             kill_group(child.pid)

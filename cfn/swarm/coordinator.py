@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cfn.bus.protocol import Delivery, Draft, Mailbox
-from cfn.errors import AgentGone, BusFull, Fenced, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, Fenced, InboxFull, LeaseLost, MessageTooLarge
 from cfn.message import Message
 from cfn.swarm import children
 from cfn.swarm.body import Body
@@ -91,6 +91,7 @@ class Coordinator:
         self._patience = Patience(bus.settings.send_timeout)
         self._stopping = self._draining = False
         self._cancelled = False
+        self._done_unacked: set[str] = set()  # messages that were handled when their lease was over
         self._kill_at: float | None = None
         self._parent_looked_at = 0.0
         self._health_at = time.monotonic() + bus.settings.health_check_interval
@@ -134,7 +135,7 @@ class Coordinator:
         """One round; see the module for its order."""
         self.mailbox.drain_bell()
         ended = children.reap(self._children)
-        self._read_mail()
+        self._read_mail(self._waiting() if ended else 0)
         for child in ended:
             if not self.branches.ended(child):
                 self.crew.ended(child)
@@ -146,6 +147,8 @@ class Coordinator:
         self._greet()
         self.distribute()
         self.crew.dispatch()
+        if self.node.workers and not self.crew.size and self.parent is not None:
+            self._stopping = True  # it could start no agent: it leaves, so that the others get what is still to do
         self.deliver()
         self._report_health()
 
@@ -158,12 +161,20 @@ class Coordinator:
             return _SHORT_S
         return min(_TURN_S, float(self.bus.settings.heartbeat) / 2)
 
-    def _read_mail(self) -> None:
-        left = _READ
-        while left > 0:
+    def _waiting(self) -> int:
+        try:
+            return self.bus.count(self.agent)
+        except AgentGone:
+            return 0  # the next receive says it
+
+    def _read_mail(self, least: int) -> None:
+        """At least so many files (all that were there when somebody's end was told), else as much as a turn may take."""
+        left, files = _READ, least
+        while left > 0 or files > 0:
             deliveries = self.mailbox.receive(0.0, 64)
             if not deliveries:
                 return
+            files -= len(deliveries)
             for delivery in deliveries:
                 left -= len(delivery.messages)
                 self._handle(delivery)
@@ -171,7 +182,20 @@ class Coordinator:
     # ------------------------------------------------------------ mail
 
     def _handle(self, delivery: Delivery) -> None:
-        """What nobody here understands, or may not say, is kept where `cfn bus dead` shows it."""
+        """What nobody here understands, or may not say, is kept where `cfn bus dead` shows it.
+
+        A lease that ran out while this process was stopped comes back as another delivery: acknowledged then, not done twice.
+        """
+        first = delivery.message.msg_id
+        try:
+            if first in self._done_unacked or self._take(delivery):
+                delivery.ack()
+            self._done_unacked.discard(first)
+        except LeaseLost:
+            self._done_unacked.add(first)
+
+    def _take(self, delivery: Delivery) -> bool:
+        """Whether it is to be acknowledged; else it was buried."""
         try:
             for message in delivery.messages:
                 if message.type in _FROM_PARENT and message.sender != self.parent:
@@ -182,8 +206,8 @@ class Coordinator:
                 handler(message)
         except (KeyError, TypeError, ValueError):
             delivery.bury("rejected")
-            return
-        delivery.ack()
+            return False
+        return True
 
     def _on_ready(self, message: Message) -> None:
         if self.branches.of(message.sender) is not None:
@@ -282,12 +306,12 @@ class Coordinator:
     def _fork_workers(self, agents: list[str], *args: Any) -> Iterator[Child]:
         """Register all, fork all, then let go of all: what a parent touches between two forks is copied for each child
         (450 pages a fork when it was done one by one)."""
-        made = [
-            (agent, self.bus.prepare(agent, role="worker", team=self.node.team, run=self.run, parent=self.agent))
-            for agent in agents
-        ]
+        made: list[tuple[str, FileMailbox]] = []
         forked: list[tuple[Child, FileMailbox]] = []
         try:
+            for agent in agents:
+                who = {"role": "worker", "team": self.node.team, "run": self.run, "parent": self.agent}
+                made.append((agent, self.bus.prepare(agent, **who)))
             for agent, mailbox in made:
                 mailbox.leave_to_child(self.agent)
                 try:
@@ -299,7 +323,8 @@ class Coordinator:
         finally:
             for child, mailbox in forked:
                 mailbox.hand_over()
-                self.bus.set_pid(child.name, child.pid)
+                with contextlib.suppress(OSError):  # no room: the record names the parent's pid, nothing else is amiss
+                    self.bus.set_pid(child.name, child.pid)
                 self._children[child.pid] = child
                 yield child
             for _, mailbox in made[len(forked) :]:

@@ -87,6 +87,7 @@ class Crew:
     refusal: str | None = None  # why there are fewer workers than planned
     _open: bool = False  # the barrier fell
     _draining: bool = False  # what waits is not started any more
+    _stopped: bool = False  # no more work will come
     _ending: bool = False
     _kill_at: float | None = None
     _patience: Patience = field(init=False)
@@ -119,6 +120,7 @@ class Crew:
         """Whether the next turn should start more workers at once."""
         return (
             not self._ending
+            and not self._stopped
             and self._made < self.size
             and self._unready < self.body.batch
             and time.monotonic() >= self._start_again_at
@@ -135,7 +137,7 @@ class Crew:
 
         A few at a time, so that a turn stays short on a host with far more processes than cores.
         """
-        if self._ending or time.monotonic() < self._start_again_at:
+        if self._ending or self._stopped or time.monotonic() < self._start_again_at:
             return
         room = self.size - self._staying
         wanted = room if self._made < self.size else min(room, len(self.queue) - len(self._idle) - self._unready)
@@ -159,10 +161,9 @@ class Crew:
         self._start_again_at = time.monotonic() + _REFUSAL_PAUSE_S
         if self._refusals * _REFUSAL_PAUSE_S < _REFUSAL_S:
             return
-        self.size = self._made = self._staying
-        self.refusal = f"only {self.size} agents could be started: {error.strerror or error}"
-        if not self.size:
-            self._give_up(f"no agent could be started: {error.strerror or error}")
+        self.size = self._staying  # names go on from `_made`: a name that lives must not be given again
+        count = f"only {self.size} agents" if self.size else "no agent"
+        self.refusal = f"{count} could be started: {error.strerror or error}"
 
     def is_ready(self, agent: str) -> None:
         worker = self._workers.get(agent)
@@ -182,6 +183,8 @@ class Crew:
     def dispatch(self) -> None:
         """Give idle workers what waits. Never blocks: a worker's control folder holds one task."""
         self._warm_up()
+        if not self.size and self.refusal is not None:
+            self._give_up(self.refusal)
         while self._open and self.queue and self._idle:
             worker = self._idle.popleft()
             if worker.leaving or worker.agent not in self._workers:
@@ -189,9 +192,13 @@ class Crew:
             work = self.queue.popleft()
             try:
                 self._say(worker, "task", {"task": work.task.to_dict(), "attempt": work.attempt})
-            except (AgentGone, InboxFull):
+            except AgentGone:
                 self.queue.appendleft(work)  # it died this instant: reaping tells
                 continue
+            except InboxFull:
+                self.queue.appendleft(work)
+                self._idle.append(worker)
+                return
             except BusFull as refusal:
                 self.queue.appendleft(work)
                 self._idle.appendleft(worker)
@@ -216,7 +223,8 @@ class Crew:
         else:
             self._leaves(worker)
         over = self._draining or self._ending
-        if result.status in ("failed", "timeout") and work.attempt <= self.body.retries and not over:
+        tries = work.attempt - work.lost  # an agent that died is no failure of the task
+        if result.status in ("failed", "timeout") and tries <= self.body.retries and not over:
             again = Work(work.task, work.attempt + 1, work.lost)
             self._cooling.append((worker.child.pid if worker.leaving else 0, time.monotonic() + GROUP_WAIT_S, again))
         else:
@@ -234,7 +242,13 @@ class Crew:
         now = time.monotonic()
         waiting = []
         for group, give_up, work in self._cooling:
-            if group == 0 or (group not in self._by_pid and group_is_gone(group)) or now > give_up:
+            leaver = self._by_pid.get(group)
+            if leaver is not None:
+                if now > give_up:
+                    leaver.child.kill()  # its task is over and it does not end: reaping ends its group
+                    give_up = now + GROUP_WAIT_S
+                waiting.append((group, give_up, work))
+            elif group == 0 or group_is_gone(group) or now > give_up:
                 self.queue.appendleft(work)
             else:
                 waiting.append((group, give_up, work))
@@ -317,14 +331,17 @@ class Crew:
             return
         self._looked_at = now
         for worker in self._workers.values():
-            age_s = self.bus.beat_age_s(worker.agent) if worker.ready else None
+            # a spawned one imports what it needs before its first heartbeat, a forked one has all it needs
+            watched = worker.ready or worker.child.popen is None
+            age_s = self.bus.beat_age_s(worker.agent) if watched else None
             if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end
 
     def stop(self) -> None:
-        """No more work: idle workers leave, busy ones after their task."""
+        """No more work: idle workers leave, busy ones after their task, and no more are started."""
+        self._stopped = True
         for worker in self._workers.values():
             self._dismiss(worker)
 

@@ -23,7 +23,7 @@ from cfn.swarm.census import living_agents, memory_bytes
 from cfn.swarm.coordinator import Coordinator
 from cfn.swarm.crew import Work
 from cfn.swarm.runs import RunFolder
-from cfn.swarm.task import Report, Result, Task, TeamReport
+from cfn.swarm.task import Report, Task, TeamReport
 from cfn.swarm.topology import Plan
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Master(Coordinator):
             self._to_branches(free)
 
     def _to_crew(self, free: int) -> None:
-        room = min(free, self.crew.workers - self.crew.outstanding)
+        room = min(free, self.crew.workers - self.crew.outstanding) if self.crew.workers else free
         if room > 0:
             works = [Work(task) for task in self._pick(None, room)]
             for made in works:
@@ -197,9 +197,6 @@ class Master(Coordinator):
 
     # ------------------------------------------------------------ results
 
-    def _final(self, result: Result) -> None:
-        self._up.append(result)
-
     def deliver(self) -> None:
         """Into the ledger: the first result of an id counts."""
         fresh: list[dict[str, Any]] = []
@@ -238,6 +235,8 @@ class Master(Coordinator):
 
     def _check_end(self) -> None:
         if self._done:
+            if time.monotonic() - self._began >= self.policy.deadline_s:
+                self.cancel()  # what a halt let run, or who does not leave: the deadline holds for them too
             return
         halt = self.policy.halt
         if len(self._results) >= len(self._tasks):
@@ -320,7 +319,7 @@ class Master(Coordinator):
             report.results_per_s = round(report.delivered / report.coordination_s, 3)
         report.teams = self._teams()
         report.wall_s = round(time.monotonic() - self._began, 6)
-        self.folder.report.write_bytes(dump_json(report.to_dict()))
+        self.folder.write_report(report.to_dict())
         return report
 
     def _why_missing(self, task_id: str) -> str:

@@ -16,13 +16,14 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cfn.bus.capabilities import can_fork
 from cfn.bus.filebus import FileBus
-from cfn.errors import AgentGone, InboxFull, TaskError, UsageError
+from cfn.errors import AgentGone, CfnError, InboxFull, TaskError, UsageError
 from cfn.message import check_agent_id, load_json
 from cfn.settings import Settings, load
 from cfn.swarm import capacity, children, janitor, topology
@@ -181,7 +182,7 @@ class Run(Iterator[Result]):
         self._settings = settings
         self._total = len(tasks)
         self._done = self._failed = self._alive = 0
-        self._ready: list[Result] = []
+        self._ready: deque[Result] = deque()
         self._tail = b""
         self._offset = 0
         janitor.clear_dead_runs(settings)
@@ -232,13 +233,14 @@ class Run(Iterator[Result]):
             if self.report is not None:
                 raise StopIteration
             self._wait()
-        return self._ready.pop(0)
+        return self._ready.popleft()
 
     def poll(self, timeout_s: float = 0.0) -> list[Result]:
         """Results that came since the last call, after at most `timeout_s`; look at `report` for the end."""
         if not self._ready and self.report is None:
             self._wait(timeout_s)
-        ready, self._ready = self._ready, []
+        ready = list(self._ready)
+        self._ready.clear()
         return ready
 
     @property
@@ -337,7 +339,8 @@ class Run(Iterator[Result]):
     def close(self) -> None:
         """Cancel what is not finished and wait for its end (2 s)."""
         if self.report is None:
-            self.cancel()
+            with contextlib.suppress(CfnError, OSError):  # what cannot be told is killed
+                self.cancel()
             end = time.monotonic() + 2 * _CLEAR_S
             while self.report is None and time.monotonic() < end:
                 self._wait(0.1)

@@ -54,7 +54,7 @@ class RunFolder:
 
     def hold(self, bus_root: str) -> Lock | None:
         """Say that this run lives here, for as long as this process does."""
-        kind = _lock_kind(self.live.parent)
+        kind = _lock_kind(self._state)
         lock = Lock.take(str(self.live), kind)
         if lock is not None:
             os.write(lock.fd, os.fsencode(bus_root))
@@ -65,6 +65,12 @@ class RunFolder:
             self.live.unlink()
         if lock is not None:
             lock.close()
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Whole or not at all: who is killed while writing leaves no report, and is counted as dead."""
+        part = self.report.with_suffix(".part")
+        part.write_bytes(dump_json(report))
+        os.replace(part, self.report)
 
     def read_report(self) -> dict[str, Any] | None:
         try:
@@ -86,7 +92,10 @@ def dead_runs(settings: Settings) -> Iterator[tuple[str, str]]:
         return
     if not entries:
         return
-    kind = _lock_kind(folder)
+    try:
+        kind = _lock_kind(folder.parent)
+    except OSError:
+        return
     for run in entries:
         path = folder / run
         with contextlib.suppress(OSError):
@@ -103,4 +112,5 @@ def find(settings: Settings, run: str) -> RunFolder:
 
 
 def _lock_kind(folder: Path) -> LockKind:
+    """Never asked of live/, where every entry is a run: another command would take what a probe leaves there for a dead one."""
     return probe(str(folder)).lock

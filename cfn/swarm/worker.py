@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from cfn.bus.protocol import Delivery, Mailbox
-from cfn.errors import AgentGone, BusFull, CfnError, Fenced, InboxFull, MessageTooLarge
+from cfn.errors import AgentGone, BusFull, CfnError, Fenced, InboxFull, LeaseLost, MessageTooLarge
 from cfn.message import dump_json
 from cfn.swarm.agent import Job, Outcome
 from cfn.swarm.body import Body
@@ -110,7 +110,10 @@ class Worker:
 
     def _handle(self, delivery: Delivery) -> None:
         message = delivery.message
-        delivery.ack()
+        try:
+            delivery.ack()
+        except LeaseLost:
+            return  # this process was stopped for a while: it comes again
         if message.type in ("stop", "shutdown"):
             self._leaving = True
         elif message.type == "cancel":
@@ -179,6 +182,8 @@ class Worker:
         return dataclasses.replace(
             result,
             result=None,
+            status="failed" if output.error is not None else result.status,
+            reason=output.error or result.reason,
             stderr_tail=result.stderr_tail[-1024:],
             output_path=output.path,
             output_sha256=output.sha256,

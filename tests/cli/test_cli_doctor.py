@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cfn import settings
 from cfn.cli import doctor, host
 from cfn.swarm import footprint
 
@@ -244,3 +246,15 @@ def test_needs_are_the_footprint_times_the_agents(cfn: Cfn, fit: None) -> None:
     line = verdicts(cfn("doctor", "--json", "--agents", "1000"))["inodes"]
     assert line["found"] == f"10000000 free, {1000 * footprint.INODES} needed"
     assert len(doctor.CHECKS) == 10
+
+
+def test_locks_that_could_not_be_tried_are_a_finding_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cfn.bus.capabilities.probe", refuse)
+    (line,) = doctor._locks(doctor.Plan(settings.load(), str(tmp_path), 1, 1))
+    assert (line.check, line.verdict) == ("locks", "bad")
+    assert "No space" in line.found
