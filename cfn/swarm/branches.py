@@ -7,6 +7,7 @@ inbox, and what comes up always finds its parent reading: full inboxes cannot de
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -197,7 +198,7 @@ class Branches:
 
     def _is_hung(self, branch: Branch) -> bool:
         pid = branch.child.pid if branch.child is not None else None
-        return self._lateness.is_hung(branch.agent, self._bus.beat_age_s(branch.agent), pid)
+        return self._lateness.judge(branch.agent, functools.partial(self._bus.beat_age_s, branch.agent), pid)
 
     def _bury(self, branch: Branch) -> None:
         if branch.gone:

@@ -8,6 +8,7 @@ worker that died or hangs is ended with its whole process group; its task is don
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -333,8 +334,8 @@ class Crew:
         for worker in self._workers.values():
             # a spawned one imports what it needs before its first heartbeat, a forked one has all it needs
             watched = worker.ready or worker.child.popen is None
-            age_s = self.bus.beat_age_s(worker.agent) if watched else None
-            if self._lateness.is_hung(worker.agent, age_s, worker.child.pid):
+            age = functools.partial(self.bus.beat_age_s, worker.agent)
+            if watched and self._lateness.judge(worker.agent, age, worker.child.pid):
                 worker.child.kill()
 
     # ------------------------------------------------------------ the end

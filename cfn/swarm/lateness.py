@@ -54,6 +54,14 @@ class Lateness:
         self._proc = proc
         self._suspects: dict[str, Books | None] = {}
 
+    def judge(self, agent: str, age_s: Callable[[], float | None], pid: int | None) -> bool:
+        """Whether to end `agent` as hung: `age_s` asks for its heartbeat, and is asked again after the look at its books. In
+        between it may have got its core, or its disk, and have beaten: what rests from that is not hung."""
+        if not self.is_hung(agent, age_s(), pid):
+            return False
+        now_s = age_s()
+        return now_s is not None and now_s > self.limit_s
+
     def is_hung(self, agent: str, age_s: float | None, pid: int | None) -> bool:
         """Whether `agent`, whose last heartbeat is `age_s` old, is hung. `pid`: of a child of ours; None: from outside."""
         if age_s is None or age_s < self._suspect_s:
